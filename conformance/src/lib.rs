@@ -1,0 +1,1 @@
+//! The replica contract as a test suite that any store can run.

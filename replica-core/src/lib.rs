@@ -1,0 +1,1 @@
+//! The contract between a replication engine and the place its LTX files are kept.

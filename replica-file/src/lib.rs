@@ -1,0 +1,1 @@
+//! Replicas in a folder of a local file system.

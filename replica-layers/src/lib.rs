@@ -1,0 +1,1 @@
+//! Replica clients that own a replica client: retry, verify, throttle, timeout, limit.

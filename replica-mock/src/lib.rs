@@ -1,0 +1,1 @@
+//! A replica store in memory, with faults on demand, for unit tests.
