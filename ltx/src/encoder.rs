@@ -1,0 +1,155 @@
+//! Writes a file page by page.
+
+use std::fmt;
+
+use crate::checksum::{Checksum, Crc, DatabaseChecksum};
+use crate::decoder::{FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
+use crate::error::Error;
+use crate::header::{HEADER_SIZE, Header, Trailer};
+use crate::index::put_varint;
+use crate::lz4::Compressor;
+use crate::page::{PageOrder, Pgno};
+
+/// How pages are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// One LZ4 block a page: what Litestream writes from 0.5.16 on, and older ones refuse.
+    #[default]
+    Blocks,
+    /// One LZ4 frame a page: what Litestream up to 0.5.15 writes. Newer ones read it too.
+    Frames,
+}
+
+/// Encodes one file, and does no I/O itself: each call appends what it adds to the file to a
+/// buffer of the caller's, who writes it out and clears it as he likes.
+///
+/// Every rule of the format is checked before anything is appended, so what an encoder finishes
+/// is a valid file. Memory besides the caller's is one page and the page index, which takes as
+/// much as it will in the file: 7 to 12 bytes a page.
+pub struct Encoder {
+    header: Header,
+    compression: Compression,
+    order: PageOrder,
+    compressor: Compressor,
+    crc: Crc,
+    /// The checksum of the pages so far, where it is what the file ends with.
+    database: Option<DatabaseChecksum>,
+    /// The length of the file so far.
+    len: u64,
+    /// The page index so far, as it will be stored.
+    index: Vec<u8>,
+}
+
+impl Encoder {
+    /// Begins a file with `header`, which is appended to `out`.
+    pub fn new(header: Header, compression: Compression, out: &mut Vec<u8>) -> Encoder {
+        let bytes = header.encode();
+        out.extend(bytes);
+        let mut crc = Crc::new();
+        crc.update(&bytes);
+        Encoder {
+            compression,
+            order: PageOrder::new(&header),
+            compressor: Compressor::new(header.page_size()),
+            crc,
+            database: (header.has_checksums() && header.is_snapshot())
+                .then(DatabaseChecksum::default),
+            len: HEADER_SIZE as u64,
+            index: Vec::new(),
+            header,
+        }
+    }
+
+    /// The file's header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The length of the file so far: what was appended in all.
+    pub fn len_bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// Appends a page to `out`. Pages come in ascending order; a snapshot takes every page of the
+    /// database but the lock page. After an error the file can go on as if nothing had happened.
+    pub fn page(&mut self, pgno: Pgno, page: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let page_size = self.header.page_size();
+        if page.len() != page_size.bytes() {
+            return Err(Error::PageLength {
+                pgno,
+                len: page.len(),
+                page_size,
+            });
+        }
+        self.order.take(pgno, self.len)?;
+
+        let start = out.len();
+        out.extend(pgno.get().to_be_bytes());
+        match self.compression {
+            Compression::Blocks => {
+                out.extend(FLAG_BLOCK.to_be_bytes());
+                let block = self.compressor.block(page);
+                let size = u32::try_from(block.len()).expect("a block is about a page long");
+                out.extend(size.to_be_bytes());
+                self.crc.update(out.get(start..).unwrap_or_default());
+                out.extend_from_slice(block);
+            }
+            Compression::Frames => {
+                out.extend(FLAG_FRAME.to_be_bytes());
+                self.crc.update(out.get(start..).unwrap_or_default());
+                self.compressor.frame(page, out);
+            }
+        }
+        self.crc.update(page);
+        if let Some(database) = &mut self.database {
+            database.add(Checksum::of_page(pgno, page));
+        }
+
+        let len = (out.len() - start) as u64;
+        put_varint(u64::from(pgno.get()), &mut self.index);
+        put_varint(self.len, &mut self.index);
+        put_varint(len, &mut self.index);
+        self.len += len;
+        Ok(())
+    }
+
+    /// Ends the file, and appends the page index and the trailer to `out`.
+    ///
+    /// `post_apply` is the checksum of the database after these transactions. A file without
+    /// checksums has none; a snapshot with checksums knows its own, which a given one must equal;
+    /// any other file with checksums needs it.
+    pub fn finish(
+        mut self,
+        post_apply: Option<Checksum>,
+        out: &mut Vec<u8>,
+    ) -> Result<Trailer, Error> {
+        self.order.end(self.len)?;
+        let post_apply = post_apply.or(self.database.map(DatabaseChecksum::get));
+        let stored = post_apply.map_or(0, Checksum::get);
+        self.header.check_post_apply(stored)?;
+        if let (Some(stored), Some(database)) = (post_apply, self.database) {
+            database.check(stored)?;
+        }
+
+        put_varint(0, &mut self.index);
+        let start = out.len();
+        out.extend([0; PAGE_HEADER_SIZE]);
+        out.extend_from_slice(&self.index);
+        out.extend((self.index.len() as u64).to_be_bytes());
+        out.extend(stored.to_be_bytes());
+        self.crc.update(out.get(start..).unwrap_or_default());
+        let file = self.crc.checksum();
+        out.extend(file.get().to_be_bytes());
+        Ok(Trailer { post_apply, file })
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder")
+            .field("header", &self.header)
+            .field("compression", &self.compression)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
