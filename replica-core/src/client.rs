@@ -12,7 +12,7 @@ use crate::{
 
 /// A place that keeps the LTX files of one replica.
 ///
-/// Implementations promise K1 to K24 (see the project's ARCHITECTURE.md; the `conformance` crate
+/// Implementations promise K1 to K24 (see [`contract`](crate::contract); the `conformance` crate
 /// holds the tests). The ones that concern every method:
 ///
 /// - **Concurrency** (K19): any number of calls may run at once, on one client or several, in one

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 
-use crate::{ByteRange, FileId, FileInfo, Level, ReplicaClient, Result, Timestamps, Txid};
+use crate::{
+    Body, ByteRange, Error, ErrorKind, FileId, FileInfo, Level, Op, ReplicaClient, Result,
+    Timestamps, Txid,
+};
 
 /// What every [`ReplicaClient`] can do because it is one.
 #[async_trait]
@@ -20,6 +23,30 @@ pub trait ReplicaClientExt: ReplicaClient {
             .await?
             .try_collect()
             .await
+    }
+
+    /// Stores the LTX file `body` as `file`, under the time in its own header.
+    ///
+    /// This is the write to use for LTX files: a name that does not say what is in the file would
+    /// make a restore apply the wrong transactions. The header is read ahead, the rest is
+    /// streamed.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid), before anything is sent, for a body that does not begin
+    /// with a valid LTX header, or whose header holds other transactions than the name says.
+    async fn write_ltx(&self, file: FileId, body: Body) -> Result<FileInfo> {
+        let refused = |error: Error| error.of(file).during(Op::Write, self.scheme());
+        let (head, body) = body.peek(ltx::HEADER_SIZE).await.map_err(refused)?;
+        let header = ltx::Header::parse(&head).map_err(|error| {
+            let message = "the body does not begin with a valid LTX header";
+            refused(Error::new(ErrorKind::Invalid, message).with_source(error))
+        })?;
+        if header.txids() != file.txids {
+            let message = format!("the body's header says that it is {}", header.txids());
+            return Err(refused(Error::new(ErrorKind::Invalid, message)));
+        }
+        self.write(file, header.timestamp(), body).await
     }
 
     /// The bytes of `range` in memory, as many as the file has.
@@ -41,3 +68,128 @@ pub trait ReplicaClientExt: ReplicaClient {
 }
 
 impl<C: ReplicaClient + ?Sized> ReplicaClientExt for C {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ByteStream, Capabilities, FileStream, Timestamp, TxidRange, listing};
+    use futures::executor::block_on;
+    use std::error::Error as _;
+    use std::sync::Mutex;
+
+    /// Remembers what it was asked to write, and has one file of three chunks.
+    #[derive(Debug, Default)]
+    struct Recorder(Mutex<Vec<(FileId, Timestamp, Vec<u8>)>>);
+
+    #[async_trait]
+    impl ReplicaClient for Recorder {
+        fn scheme(&self) -> &'static str {
+            "recorder"
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::FULL
+        }
+
+        async fn list(&self, _: Level, from: Txid, _: Timestamps) -> Result<FileStream> {
+            Ok(listing(Vec::new(), from))
+        }
+
+        async fn open(&self, _: FileId, _: ByteRange) -> Result<ByteStream> {
+            let chunks =
+                ["on", "e", " whole"].map(|chunk| Ok(Bytes::from_static(chunk.as_bytes())));
+            Ok(Box::pin(futures::stream::iter(chunks)))
+        }
+
+        async fn write(&self, id: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
+            let bytes = body
+                .into_stream()
+                .map_ok(|chunk| chunk.to_vec())
+                .try_concat()
+                .await?;
+            let size = bytes.len() as u64;
+            self.0.lock().unwrap().push((id, created_at, bytes));
+            Ok(FileInfo {
+                id,
+                size,
+                created_at,
+            })
+        }
+
+        async fn delete(&self, _: &[FileId]) -> Result<()> {
+            Ok(())
+        }
+
+        async fn delete_all(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn file(txid: u64) -> FileId {
+        FileId {
+            level: Level::RAW,
+            txids: TxidRange::single(Txid::new(txid).unwrap()),
+        }
+    }
+
+    /// The header of transaction 7, and some bytes that nobody looks at.
+    fn ltx_file() -> Vec<u8> {
+        let page_size = ltx::PageSize::new(4096).unwrap();
+        let header = ltx::Header::new(page_size, 1, file(7).txids, Timestamp::from_millis(42));
+        [&header.encode()[..], b"and so on"].concat()
+    }
+
+    #[test]
+    fn an_ltx_file_is_written_under_the_time_in_its_header() {
+        let client = Recorder::default();
+        let chunks: Vec<_> = ltx_file()
+            .chunks(3)
+            .map(|c| Ok(Bytes::copy_from_slice(c)))
+            .collect();
+        let body = Body::once(None, Box::pin(futures::stream::iter(chunks)));
+
+        block_on(client.write_ltx(file(7), body)).unwrap();
+
+        let written = client.0.into_inner().unwrap();
+        assert_eq!(written, [(file(7), Timestamp::from_millis(42), ltx_file())]);
+    }
+
+    #[test]
+    fn a_body_that_is_not_what_its_name_says_is_never_sent() {
+        let client = Recorder::default();
+        let refuse = |file, bytes: Vec<u8>| {
+            let error = block_on(client.write_ltx(file, bytes.into())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            error
+        };
+
+        let other = refuse(file(8), ltx_file());
+        let short = refuse(file(7), ltx_file()[..99].to_vec());
+        let none = refuse(file(7), Vec::new());
+        let mut magic = ltx_file();
+        magic[0] = b'X';
+        let magic = refuse(file(7), magic);
+
+        assert!(client.0.lock().unwrap().is_empty());
+        assert_eq!(
+            other.to_string(),
+            "recorder: write 0/0000000000000008-0000000000000008.ltx: the body's header says that \
+             it is 0000000000000007-0000000000000007.ltx"
+        );
+        for error in [short, none, magic] {
+            assert!(
+                error
+                    .source()
+                    .is_some_and(|source| source.is::<ltx::Error>()),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn reading_puts_the_chunks_together() {
+        let bytes = block_on(Recorder::default().read(file(1), ByteRange::ALL)).unwrap();
+
+        assert_eq!(bytes, "one whole");
+    }
+}

@@ -5,7 +5,8 @@
 //! and everything else here is a word of that contract. The `conformance` crate tests each
 //! promise of it against any implementation.
 //!
-//! The promises have stable ids, K1 to K24, which the documentation of each method names.
+//! The promises have stable ids, K1 to K24, which the documentation of each method names:
+//! [`contract`] lists them.
 //!
 //! # Writing a client
 //!
@@ -15,6 +16,9 @@
 //! ends short. `conformance/examples/your_own_backend.rs` is a whole one.
 //!
 //! This crate does no I/O, starts no task and reads no clock.
+
+#[doc = include_str!("../CONTRACT.md")]
+pub mod contract {}
 
 mod body;
 mod capabilities;
