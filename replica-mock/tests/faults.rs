@@ -45,13 +45,16 @@ async fn list(mock: &MockClient) -> Vec<Result<FileId>> {
     let listing = mock
         .list(Level::RAW, Txid::FIRST, Timestamps::Exact)
         .await
-        .unwrap();
+        .expect("the listing begins");
     listing.map_ok(|info| info.id).collect().await
 }
 
 /// What a stream gave before it ended, and the error that it ended in.
 async fn drain(mock: &MockClient, file: FileId) -> (Vec<u8>, Option<ErrorKind>) {
-    let mut stream = mock.open(file, (..).into()).await.unwrap();
+    let mut stream = mock
+        .open(file, (..).into())
+        .await
+        .expect("the file is there");
     let mut read = Vec::new();
     while let Some(chunk) = stream.next().await {
         match chunk {

@@ -18,7 +18,7 @@ async fn listed(mock: &MockClient) -> Vec<FileId> {
     let all = mock
         .list_all(Level::RAW, Txid::FIRST, Timestamps::Exact)
         .await
-        .unwrap();
+        .expect("the listing succeeds");
     all.into_iter().map(|info| info.id).collect()
 }
 
