@@ -9,15 +9,7 @@ use crate::header::{HEADER_SIZE, Header, TRAILER_SIZE, Trailer};
 use crate::index::{INDEX_SIZE_SIZE, IndexEvent, IndexWalk};
 use crate::lz4::{self, FrameEnd, FrameWalk};
 use crate::page::{PageOrder, Pgno};
-
-/// A page's number and flags.
-pub(crate) const PAGE_HEADER_SIZE: usize = 6;
-/// The flags of a page that is one LZ4 frame.
-pub(crate) const FLAG_FRAME: u16 = 0;
-/// The flags of a page that is one LZ4 block with its size before it.
-pub(crate) const FLAG_BLOCK: u16 = 1;
-/// The size of a block's size.
-const BLOCK_SIZE_SIZE: usize = 4;
+use crate::record::{self, BLOCK_SIZE_SIZE, PAGE_HEADER_SIZE, PageHeader};
 
 /// Decodes one file from pieces of any size, and does no I/O itself.
 ///
@@ -71,6 +63,17 @@ impl Decoder {
     /// one as soon as the header was handed out; what it holds after any other answer is
     /// unspecified. After an error in the file every further call gives the same error.
     pub fn decode(&mut self, input: &mut &[u8], page: &mut [u8]) -> Result<Step, Error> {
+        self.decode_keeping(input, page, None)
+    }
+
+    /// Decodes, and keeps the block that a page was decompressed from in `block`, which is empty
+    /// after a page that was no block.
+    pub(crate) fn decode_keeping(
+        &mut self,
+        input: &mut &[u8],
+        page: &mut [u8],
+        block: Option<&mut Vec<u8>>,
+    ) -> Result<Step, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -82,7 +85,7 @@ impl Decoder {
                 let Some(page) = page.get_mut(..page_size.bytes()) else {
                     return Err(Error::Buffer { len, page_size });
                 };
-                body.decode(&mut self.gather, input, page)
+                body.decode(&mut self.gather, input, page, block)
             }
         };
         if let Err(error) = &step {
@@ -218,6 +221,7 @@ impl Body {
         gather: &mut Gather,
         input: &mut &[u8],
         page: &mut [u8],
+        keep: Option<&mut Vec<u8>>,
     ) -> Result<Step, Error> {
         loop {
             match &mut self.state {
@@ -228,14 +232,15 @@ impl Body {
                     self.start = self.offset;
                     self.offset += PAGE_HEADER_SIZE as u64;
                     self.crc.update(&bytes);
-                    self.state = self.page_header(bytes)?;
+                    self.state = self.begin(bytes)?;
                 }
                 State::BlockSize { pgno } => {
                     let pgno = *pgno;
                     let Some(bytes) = gather.take::<BLOCK_SIZE_SIZE>(input) else {
                         return Ok(Step::NeedInput);
                     };
-                    let size = self.block_size(u32::from_be_bytes(bytes), pgno)?;
+                    let page_size = self.header.page_size();
+                    let size = record::block_size(bytes, page_size, pgno, self.offset)?;
                     self.offset += BLOCK_SIZE_SIZE as u64;
                     self.crc.update(&bytes);
                     self.state = State::Block { pgno, size };
@@ -250,6 +255,10 @@ impl Body {
                         offset: self.offset,
                         fault,
                     })?;
+                    if let Some(keep) = keep {
+                        keep.clear();
+                        keep.extend_from_slice(block);
+                    }
                     gather.consume(input, size);
                     return Ok(self.page(pgno, page, size));
                 }
@@ -269,6 +278,9 @@ impl Body {
                         FrameEnd::At(len) => {
                             let page_size = self.header.page_size();
                             lz4::decompress_frame(frame, page, page_size).map_err(refused)?;
+                            if let Some(keep) = keep {
+                                keep.clear();
+                            }
                             gather.consume(input, len);
                             return Ok(self.page(pgno, page, len));
                         }
@@ -313,17 +325,14 @@ impl Body {
         }
     }
 
-    /// What a page's header begins: a page, or the end of the pages.
-    fn page_header(&mut self, bytes: [u8; PAGE_HEADER_SIZE]) -> Result<State, Error> {
-        let [a, b, c, d, flags @ ..] = bytes;
-        let number = u32::from_be_bytes([a, b, c, d]);
-        let flags = u16::from_be_bytes(flags);
-        match (Pgno::new(number), flags) {
-            (Some(pgno), FLAG_BLOCK) => {
+    /// What a page's header begins: a page, or the page index.
+    fn begin(&mut self, bytes: [u8; PAGE_HEADER_SIZE]) -> Result<State, Error> {
+        match PageHeader::parse(bytes, self.start)? {
+            PageHeader::Block(pgno) => {
                 self.order.take(pgno, self.start)?;
                 Ok(State::BlockSize { pgno })
             }
-            (Some(pgno), FLAG_FRAME) => {
+            PageHeader::Frame(pgno) => {
                 self.order.take(pgno, self.start)?;
                 Ok(State::Frame {
                     pgno,
@@ -331,30 +340,11 @@ impl Body {
                     needed: 1,
                 })
             }
-            (None, 0) => {
+            PageHeader::End => {
                 self.order.end(self.start)?;
                 self.start = self.offset;
                 Ok(State::Index)
             }
-            _ => Err(Error::PageFlags {
-                pgno: number,
-                flags,
-                offset: self.start,
-            }),
-        }
-    }
-
-    /// The size of a block, bounded before anything is allocated for it.
-    fn block_size(&self, size: u32, pgno: Pgno) -> Result<usize, Error> {
-        let max = lz4::block_max(self.header.page_size());
-        match usize::try_from(size) {
-            Ok(size) if size <= max => Ok(size),
-            _ => Err(Error::BlockSize {
-                pgno,
-                size,
-                max,
-                offset: self.offset,
-            }),
         }
     }
 

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use crate::checksum::{Checksum, Crc, DatabaseChecksum};
-use crate::decoder::{FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
 use crate::error::Error;
 use crate::header::{HEADER_SIZE, Header, Trailer};
 use crate::index::put_varint;
 use crate::lz4::Compressor;
 use crate::page::{PageOrder, Pgno};
+use crate::record::{FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
 
 /// How pages are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +73,17 @@ impl Encoder {
     /// Appends a page to `out`. Pages come in ascending order; a snapshot takes every page of the
     /// database but the lock page. After an error the file can go on as if nothing had happened.
     pub fn page(&mut self, pgno: Pgno, page: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        self.page_from(pgno, page, &[], out)
+    }
+
+    /// Appends a page of which `block`, unless it is empty, is the compressed form.
+    pub(crate) fn page_from(
+        &mut self,
+        pgno: Pgno,
+        page: &[u8],
+        block: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let page_size = self.header.page_size();
         if page.len() != page_size.bytes() {
             return Err(Error::PageLength {
@@ -88,7 +99,10 @@ impl Encoder {
         match self.compression {
             Compression::Blocks => {
                 out.extend(FLAG_BLOCK.to_be_bytes());
-                let block = self.compressor.block(page);
+                let block = match block {
+                    [] => self.compressor.block(page),
+                    block => block,
+                };
                 let size = u32::try_from(block.len()).expect("a block is about a page long");
                 out.extend(size.to_be_bytes());
                 self.crc.update(out.get(start..).unwrap_or_default());

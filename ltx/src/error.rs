@@ -2,7 +2,7 @@
 
 use crate::checksum::Checksum;
 use crate::page::{PageSize, Pgno};
-use crate::txid::Txid;
+use crate::txid::TxidRange;
 
 /// A rule of the LTX format that bytes break, or that the parts of a file to be written break.
 ///
@@ -217,6 +217,15 @@ pub enum Error {
         page_size: PageSize,
     },
 
+    /// An input of a merge is damaged.
+    #[error("input {input} of the merge: {error}")]
+    MergeInput {
+        /// The input, counted from 0.
+        input: usize,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+
     /// There is nothing to merge.
     #[error("a merge needs at least one input")]
     NothingToMerge,
@@ -233,19 +242,14 @@ pub enum Error {
     },
 
     /// The inputs of a merge do not follow one another.
-    #[error(
-        "input {input} of the merge has transactions {min} to {max}, which do not continue \
-         what ends with {last}"
-    )]
-    MergeGap {
+    #[error("input {input} of the merge is {txids}, which does not continue {before}")]
+    MergeOrder {
         /// The input, counted from 0.
         input: usize,
-        /// Its first transaction.
-        min: Txid,
-        /// Its last transaction.
-        max: Txid,
-        /// The last transaction of the input before.
-        last: Txid,
+        /// Its transactions.
+        txids: TxidRange,
+        /// Those of the input before.
+        before: TxidRange,
     },
 
     /// An input of a merge starts from another database than the input before it leaves.
@@ -359,9 +363,15 @@ pub enum IndexFault {
         /// Its size.
         len: u64,
     },
-    /// The index does not fit between the header and the trailer.
-    #[error("{0} bytes do not fit into the file")]
+    /// The index is longer than there is room for, or than the pages of the database need.
+    #[error("{0} bytes by its own count, which is more than the file's pages need or leave")]
     TooLong(u64),
+    /// The index does not end.
+    #[error("the index has no end")]
+    Unended,
+    /// The pages do not end where the index begins.
+    #[error("the six zero bytes that end the pages are not before the index")]
+    NoPagesEnd,
 }
 
 /// A part of a file.
