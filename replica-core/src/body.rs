@@ -23,9 +23,11 @@ pub struct Body {
 
 enum Source {
     Bytes(Bytes),
-    Reopenable(Arc<dyn Fn() -> BoxFuture<'static, Result<ByteStream>> + Send + Sync>),
+    Reopenable(Arc<Open>),
     Once(ByteStream),
 }
+
+type Open = dyn Fn() -> BoxFuture<'static, Result<ByteStream>> + Send + Sync;
 
 impl Body {
     /// A body that `open` opens anew for each attempt, each time with the same bytes: `len` of
@@ -84,7 +86,7 @@ impl Body {
         let stream = match self.source {
             Source::Bytes(bytes) if bytes.is_empty() => return stream::empty().boxed(),
             Source::Bytes(bytes) => return stream::once(async { Ok(bytes) }).boxed(),
-            Source::Reopenable(open) => async move { open().await }.try_flatten_stream().boxed(),
+            Source::Reopenable(open) => opened(open),
             Source::Once(stream) => stream,
         };
         match self.len {
@@ -100,7 +102,8 @@ impl Body {
     }
 
     /// The same body with each of its streams seen through `layer`, which must pass on the same
-    /// number of bytes: a layer that counts, delays or checks them.
+    /// number of bytes: a layer that counts, delays or checks them. Opening the body is part of
+    /// its stream, so `layer` sees how long that takes too.
     #[must_use]
     pub fn map_stream(
         self,
@@ -112,13 +115,10 @@ impl Body {
                 let stream = layer(Body::from(bytes.clone()).into_stream());
                 async move { Ok(stream) }
             }),
-            Source::Reopenable(open) => {
-                let layer = Arc::new(layer);
-                Body::reopenable(len, move || {
-                    let (stream, layer) = (open(), Arc::clone(&layer));
-                    async move { Ok(layer(stream.await?)) }
-                })
-            }
+            Source::Reopenable(open) => Body::reopenable(len, move || {
+                let stream = layer(opened(Arc::clone(&open)));
+                async move { Ok(stream) }
+            }),
             Source::Once(stream) => Body::once(len, layer(stream)),
         }
     }
@@ -142,6 +142,11 @@ impl Body {
             again.unwrap_or_else(|| Body::once(len, stream::iter(read).chain(stream).boxed()));
         Ok((head.into(), body))
     }
+}
+
+/// What `open` opens, as a stream that begins by opening it.
+fn opened(open: Arc<Open>) -> ByteStream {
+    async move { open().await }.try_flatten_stream().boxed()
 }
 
 impl From<Bytes> for Body {
@@ -251,6 +256,23 @@ mod tests {
 
         assert_eq!(head, b"hello"[..]);
         assert_eq!(read(body).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_mapped_body_sees_its_opening() {
+        let body = Body::reopenable(5, || async {
+            Err(Error::new(ErrorKind::NotFound, "the source is gone"))
+        });
+
+        let body = body.map_stream(|stream| {
+            let seen = |error: Error| Error::new(ErrorKind::Other, format!("seen: {error}"));
+            stream.map_err(seen).boxed()
+        });
+
+        assert_eq!(
+            read(body).unwrap_err().to_string(),
+            "seen: the source is gone"
+        );
     }
 
     #[test]
