@@ -15,12 +15,22 @@ fn the_drawing_is_what_the_manifests_say() {
     let drawn = drawing();
     let manifests = manifests();
 
-    let drawn_edges: BTreeMap<_, _> =
-        drawn.iter().map(|(name, (_, needs))| (name.clone(), needs.clone())).collect();
+    let drawn_edges: BTreeMap<_, _> = drawn
+        .iter()
+        .map(|(name, (_, needs))| (name.clone(), needs.clone()))
+        .collect();
     let workspace: BTreeSet<_> = manifests.keys().cloned().collect();
     let real_edges: BTreeMap<_, _> = manifests
         .into_iter()
-        .map(|(name, needs)| (name, needs.intersection(&workspace).cloned().collect::<BTreeSet<_>>()))
+        .map(|(name, needs)| {
+            (
+                name,
+                needs
+                    .intersection(&workspace)
+                    .cloned()
+                    .collect::<BTreeSet<_>>(),
+            )
+        })
         .collect();
 
     assert_eq!(drawn_edges, real_edges);
@@ -62,7 +72,9 @@ fn rules_about_dependencies_hold() {
 fn drawing() -> BTreeMap<String, (u32, BTreeSet<String>)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
     let text = std::fs::read_to_string(path).expect("ARCHITECTURE.md should be readable");
-    let (_, rest) = text.split_once("```dependencies\n").expect("a dependencies block");
+    let (_, rest) = text
+        .split_once("```dependencies\n")
+        .expect("a dependencies block");
     let (block, _) = rest.split_once("```").expect("the block's end");
     block
         .lines()
@@ -70,7 +82,10 @@ fn drawing() -> BTreeMap<String, (u32, BTreeSet<String>)> {
             let (head, needs) = line.split_once(':').expect("row, name, colon");
             let (row, name) = head.split_once(' ').expect("row and name");
             let needs = needs.split_whitespace().map(str::to_owned).collect();
-            (name.to_owned(), (row.parse().expect("a row's number"), needs))
+            (
+                name.to_owned(),
+                (row.parse().expect("a row's number"), needs),
+            )
         })
         .collect()
 }
@@ -78,11 +93,21 @@ fn drawing() -> BTreeMap<String, (u32, BTreeSet<String>)> {
 /// Each crate of the workspace with all that it needs outside of tests.
 fn manifests() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo should run");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo's metadata");
     let packages = metadata["packages"].as_array().expect("packages");
     packages

@@ -37,10 +37,23 @@ const RULES: &[Rule] = &[
     Rule {
         number: 1,
         crates: &["ltx", "replica-core"],
-        words: &["std::fs", "std::net", "std::thread", "thread::spawn", "tokio::", "Instant::now", "SystemTime::now"],
+        words: &[
+            "std::fs",
+            "std::net",
+            "std::thread",
+            "thread::spawn",
+            "tokio::",
+            "Instant::now",
+            "SystemTime::now",
+        ],
         except: &[],
     },
-    Rule { number: 2, crates: BELOW_THE_FACADE, words: &["std::env", "env::var"], except: &[] },
+    Rule {
+        number: 2,
+        crates: BELOW_THE_FACADE,
+        words: &["std::env", "env::var"],
+        except: &[],
+    },
     Rule {
         number: 3,
         crates: &["replica-file"],
@@ -56,7 +69,12 @@ const RULES: &[Rule] = &[
     Rule {
         number: 11,
         crates: EVERYWHERE,
-        words: &["unbounded_channel", "unbounded(", "std::sync::mpsc::channel", "mpsc::channel()"],
+        words: &[
+            "unbounded_channel",
+            "unbounded(",
+            "std::sync::mpsc::channel",
+            "mpsc::channel()",
+        ],
         except: &[],
     },
     Rule {
@@ -118,7 +136,11 @@ fn offences(rule: &Rule, path: &Path, shown: &str) -> Vec<String> {
     for (number, line) in code.lines().enumerate() {
         let statement = line.split("//").next().unwrap_or_default();
         for word in rule.words.iter().filter(|word| statement.contains(**word)) {
-            offences.push(format!("rule {}: {shown}:{}: {word}", rule.number, number + 1));
+            offences.push(format!(
+                "rule {}: {shown}:{}: {word}",
+                rule.number,
+                number + 1
+            ));
         }
     }
     offences
@@ -127,7 +149,9 @@ fn offences(rule: &Rule, path: &Path, shown: &str) -> Vec<String> {
 /// The `.rs` files below `folder`.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(folder) else { return found };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return found;
+    };
     for entry in entries {
         let path = entry.expect("an entry should be readable").path();
         if path.is_dir() && !path.ends_with("target") {
@@ -141,9 +165,15 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// A path as the rules write it, from the top level.
 fn shown(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).to_string_lossy().replace('\\', "/")
+    path.strip_prefix(root())
+        .unwrap_or(path)
+        .to_string_lossy()
+        .replace('\\', "/")
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
 }
