@@ -1,1 +1,112 @@
 //! The replica contract as a test suite that any store can run.
+//!
+//! The suite answers one question: does this [`ReplicaClient`](replica_core::ReplicaClient) keep
+//! the contract? Give it something that opens a client, and it asks. In tests:
+//!
+//! ```
+//! # use replica_core::ReplicaClient;
+//! # async fn connect(_: &str) -> Box<dyn ReplicaClient> { unimplemented!() }
+//! async fn open(namespace: String) -> impl ReplicaClient {
+//!     connect(&format!("bucket/{namespace}")).await
+//! }
+//!
+//! conformance::conformance!(open);
+//! ```
+//!
+//! or as a call, which gives a [`Report`]:
+//!
+//! ```
+//! # use replica_core::ReplicaClient;
+//! # async fn check<C: ReplicaClient>(open: impl Fn(String) -> std::future::Ready<C> + Send + Sync + 'static) {
+//! let report = conformance::run("range::", open).await;
+//! assert_eq!(report.exit_status(), 0, "{report}");
+//! # }
+//! ```
+//!
+//! Each case works in a namespace of its own (see [`Factory`]), side by side with the others,
+//! has a time limit of its own, and cleans up after itself; nothing outside its namespace is
+//! touched. A case asserts, and never skips: where a store declares a weaker promise in its
+//! [`Capabilities`](replica_core::Capabilities), the case allows for exactly that. `CATALOGUE.md`
+//! in this crate's folder lists the cases and the promises that they hold.
+
+mod attempt;
+mod cases;
+mod factory;
+#[doc(hidden)]
+pub mod harness;
+mod known;
+mod meter;
+mod registry;
+mod report;
+mod run;
+mod store;
+
+pub use factory::{Factory, Fallible, Infallible, OpenError};
+pub use known::{KnownFailure, KnownFailures, KnownFailuresError};
+pub use meter::Usage;
+pub use registry::{CASES, Case, Pace};
+pub use report::{CaseReport, Outcome, Report, Verdict};
+pub use run::{Options, run, run_with};
+
+/// Generates a module for each group of cases, and a test for each case, against the clients that
+/// a function of the surrounding module opens (see [`Factory`]).
+///
+/// `conformance!(open)` leaves the slow cases out, and `conformance!(open, slow)` takes them in.
+/// Behind that any field of [`Options`] can be given:
+///
+/// ```ignore
+/// conformance::conformance!(open, slow, seed = Some(7), secrets = vec!["hunter2".to_owned()]);
+/// ```
+#[macro_export]
+macro_rules! conformance {
+    ($open:ident, slow $(, $option:ident = $value:expr)* $(,)?) => {
+        $crate::__conformance! { slow $open { slow: true, $($option: $value,)* } }
+    };
+    ($open:ident $(, $option:ident = $value:expr)* $(,)?) => {
+        $crate::__conformance! { fast $open { $($option: $value,)* } }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance {
+    ($slow:ident $open:ident { $($options:tt)* }) => {
+        fn conformance_options() -> $crate::Options {
+            #[allow(clippy::needless_update)]
+            $crate::Options {
+                $($options)*
+                ..$crate::Options::default()
+            }
+        }
+
+        $crate::__cases! { [$crate::__tests] { $slow $open } }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __tests {
+    ({ $slow:ident $open:ident } $($group:ident {
+        $($name:ident: $pace:ident $($catalogue:literal)+ $($promise:ident)+;)+
+    })+) => {
+        $(mod $group {
+            $($crate::__test! { $slow $pace $open $group $name })+
+        })+
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __test {
+    (fast slow $open:ident $group:ident $name:ident) => {};
+    ($slow:ident $pace:ident $open:ident $group:ident $name:ident) => {
+        #[test]
+        fn $name() {
+            $crate::harness::test(
+                concat!(stringify!($group), "::", stringify!($name)),
+                super::conformance_options(),
+                super::$open,
+            );
+        }
+    };
+}
