@@ -67,6 +67,43 @@ macro_rules! __cases {
                 a_body_of_another_length_is_refused: quick "ATM-06" K11 K21;
                 a_slow_body_is_not_cut: quick "FLT-10" K23;
             }
+            consistency {
+                a_written_file_is_read_at_once: long "CON-01" K18;
+                a_written_file_is_listed_in_time: long "CON-02" K18;
+                a_deleted_file_is_gone_at_once: long "CON-03" K18;
+                an_overwritten_file_is_never_read_old: long "CON-04" K13 K18;
+                a_miss_is_not_remembered: long "CON-05" K18;
+                what_is_visible_is_whole: quick "CON-06" K11;
+                a_deleted_file_stays_gone: quick "CON-07" K18;
+            }
+            concurrency {
+                many_writers_of_many_names: quick "CNC-01" K19;
+                many_writers_of_one_name: quick "CNC-02" K13 K19;
+                readers_during_overwrites: quick "CNC-03" K6 K13;
+                readers_during_deletes: quick "CNC-04" K5 K19;
+                listings_during_writes: quick "CNC-05" K11 K19;
+                first_writes_of_a_new_level: quick "CNC-06" K19;
+                a_mixed_load_keeps_every_promise: slow "CNC-07" K5 K6 K13 K19;
+                a_slow_write_blocks_nobody: quick "CNC-01" K19;
+                a_held_stream_blocks_nobody: quick "CNC-01" K9 K19;
+                many_readers_take_turns: quick "CNC-01" K5 K19;
+                an_open_stream_never_mixes_versions: quick "CNC-03" K5 K6;
+            }
+            cancel {
+                a_write_dropped_at_any_step: long "CAN-01" K11 K20;
+                an_overwrite_dropped_at_any_step: long "CAN-01" K11 K13 K20;
+                a_dropped_write_never_publishes_later: quick "CAN-01" K11 K20;
+                readers_dropped_half_way: quick "CAN-03" K20;
+                listings_dropped_after_the_first_item: quick "CAN-04" K9 K20;
+                a_dropped_delete_leaves_files_or_not: long "CAN-05" K16 K20;
+                calls_dropped_at_any_step: quick "CAN-03" "CAN-04" "CAN-05" K20;
+                a_time_limit_is_kept: quick "CAN-06" K20 K23;
+            }
+            big {
+                sizes_around_a_part: long "BIG-01" K5 K11;
+                a_large_file_streams_through: slow "BIG-02" K5 K11;
+                small_writes_in_flight_cost_little: long "BIG-05" K15;
+            }
             timestamps {
                 write_returns_what_a_listing_says: quick "TIM-01" "CTR-02" K10 K14;
                 exact_times_are_those_that_were_written: quick "TIM-02" K10 K13;

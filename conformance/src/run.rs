@@ -158,6 +158,7 @@ async fn run_case(
     let meter = Arc::new(Meter::default());
     let settings = Settings {
         seed,
+        slow: options.slow,
         secrets: options.secrets.clone(),
     };
     let namespace = format!("{namespace}/{}", case.id.replace("::", "-"));

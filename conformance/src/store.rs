@@ -52,6 +52,7 @@ struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
+    pub(crate) slow: bool,
     pub(crate) secrets: Vec<String>,
 }
 
@@ -127,6 +128,11 @@ impl Store {
     /// The seed of everything random in this case.
     pub(crate) fn seed(&self) -> u64 {
         self.0.settings.seed
+    }
+
+    /// Whether there is time for the long form of a case.
+    pub(crate) fn slow(&self) -> bool {
+        self.0.settings.slow
     }
 
     /// What no error may tell.

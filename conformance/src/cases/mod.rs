@@ -1,5 +1,9 @@
 //! The cases, a file a group, and the words that they share.
 
+pub(crate) mod big;
+pub(crate) mod cancel;
+pub(crate) mod concurrency;
+pub(crate) mod consistency;
 pub(crate) mod contract;
 pub(crate) mod delete;
 pub(crate) mod errors;
@@ -10,8 +14,13 @@ pub(crate) mod range;
 pub(crate) mod timestamps;
 pub(crate) mod write;
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures::{StreamExt, future, stream};
+use futures::{FutureExt, StreamExt, future, stream};
 use replica_core::{
     Body, ByteStream, Error, ErrorKind, FileId, Level, Result, Timestamp, Txid, TxidRange,
 };
@@ -172,6 +181,8 @@ pub(crate) fn chunked(bytes: &Bytes, sizes: &'static [usize]) -> ByteStream {
 pub(crate) struct Gate {
     open: oneshot::Sender<()>,
     reached: oneshot::Receiver<()>,
+    /// Resolves when the body has been dropped.
+    dropped: oneshot::Receiver<()>,
 }
 
 impl Gate {
@@ -179,6 +190,7 @@ impl Gate {
     pub(crate) fn body(content: &Bytes, before: usize) -> (Body, Gate) {
         let (open, opened) = oneshot::channel::<()>();
         let (reach, reached) = oneshot::channel();
+        let (drop_guard, dropped) = oneshot::channel::<()>();
         let (head, tail) = (content.slice(..before), content.slice(before..));
         let wait = async move {
             // Nobody may be listening, and that is fine.
@@ -187,12 +199,17 @@ impl Gate {
                 // A gate that is gone never opens.
                 future::pending::<()>().await;
             }
+            drop(drop_guard);
             Ok(tail)
         };
         let stream = stream::iter((!head.is_empty()).then_some(Ok(head)))
             .chain(stream::once(wait))
             .boxed();
-        let gate = Gate { open, reached };
+        let gate = Gate {
+            open,
+            reached,
+            dropped,
+        };
         (Body::once(content.len() as u64, stream), gate)
     }
 
@@ -207,6 +224,12 @@ impl Gate {
         // The body may be gone.
         let _ = self.open.send(());
     }
+
+    /// Waits until nobody reads the body any more.
+    pub(crate) async fn dropped(&mut self) {
+        // The sender is never used: the error says that it is gone.
+        let _ = (&mut self.dropped).await;
+    }
 }
 
 /// A body that gives the first `before` bytes of `content` and then fails as `kind`.
@@ -215,6 +238,27 @@ pub(crate) fn failing_body(content: &Bytes, before: usize, kind: ErrorKind) -> B
     let failure = stream::once(async move { Err(Error::new(kind, "the body broke off")) });
     let stream = stream::iter((!head.is_empty()).then_some(Ok(head))).chain(failure);
     Body::once(content.len() as u64, stream.boxed())
+}
+
+/// How long a case waits for something that should not happen any more.
+pub(crate) const SETTLING: Duration = Duration::from_millis(200);
+
+/// Polls `future` as often as `steps` says and then drops it. `None` where it had not ended.
+pub(crate) async fn steps<T>(future: impl Future<Output = T>, steps: usize) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = steps;
+    future::poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.poll_unpin(context) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -226,5 +270,18 @@ mod tests {
         assert_eq!(content(100, 1), content(100, 1));
         assert_ne!(content(100, 1), content(100, 2));
         assert_eq!(content(99, 1), content(100, 1)[..99]);
+    }
+
+    #[tokio::test]
+    async fn a_future_is_dropped_after_its_steps() {
+        let endless = || async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        };
+
+        assert_eq!(steps(async { 7 }, 1).await, Some(7));
+        assert_eq!(steps(async { 7 }, 0).await, None);
+        assert_eq!(steps(endless(), 10).await, None::<()>);
     }
 }

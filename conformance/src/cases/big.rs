@@ -1,0 +1,171 @@
+//! Files larger than a part, and what the small ones cost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use replica_core::{Body, ByteRange, ByteStream, FileId, Level};
+use tokio::sync::RwLock;
+
+use super::{Gate, NOON, content, ok, raw};
+use crate::attempt::spawn;
+use crate::store::{Client, Store};
+
+const MIB: u64 = 1 << 20;
+
+/// Held by cases that use much memory, and taken alone by the one that measures it.
+static MEMORY: RwLock<()> = RwLock::const_new(());
+
+/// A content too large to keep twice: blocks that are pieces of one pattern.
+#[derive(Clone)]
+struct Large {
+    pattern: Bytes,
+    len: u64,
+}
+
+impl Large {
+    const BLOCK: usize = 256 * 1024;
+
+    fn new(len: u64, tag: u64) -> Large {
+        Large {
+            pattern: content(2 * Large::BLOCK, tag),
+            len,
+        }
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Bytes> + Send + 'static {
+        let (pattern, len) = (self.pattern.clone(), self.len);
+        (0..len.div_ceil(Large::BLOCK as u64)).map(move |number| {
+            // No two blocks near each other are the same.
+            let start = (number * 4_099 % Large::BLOCK as u64) as usize;
+            let left = len - number * Large::BLOCK as u64;
+            let size = left.min(Large::BLOCK as u64) as usize;
+            pattern.slice(start..start + size)
+        })
+    }
+
+    fn stream(&self) -> ByteStream {
+        stream::iter(self.blocks().map(Ok)).boxed()
+    }
+
+    /// Panics unless `found` is this content, of which it keeps no more than a block.
+    async fn check(&self, mut found: ByteStream) {
+        let mut wanted = Bytes::new();
+        let mut blocks = self.blocks();
+        let mut position = 0;
+        while let Some(mut chunk) = ok(found.try_next().await, "reading a large file") {
+            while !chunk.is_empty() {
+                if wanted.is_empty() {
+                    wanted = blocks.next().expect("no more bytes come than were written");
+                }
+                let size = chunk.len().min(wanted.len());
+                assert!(
+                    chunk.split_to(size) == wanted.split_to(size),
+                    "the bytes {position} to {} are others than were written",
+                    position + size as u64
+                );
+                position += size as u64;
+            }
+        }
+        assert_eq!(position, self.len, "the stream ended without an error");
+    }
+}
+
+async fn check(client: &Client, file: FileId, large: &Large, body: Body, what: &str) {
+    let written = ok(client.write(file, NOON, body).await, what);
+    assert_eq!(written.size, large.len, "{what}");
+
+    let listed = client.must_list(Level::RAW).await;
+    assert_eq!(
+        listed.last().map(|info| info.size),
+        Some(large.len),
+        "{what}"
+    );
+    large
+        .check(ok(client.open(file, ByteRange::ALL).await, what))
+        .await;
+    client.must_delete(&[file]).await;
+}
+
+pub(crate) async fn sizes_around_a_part(store: Store) {
+    let _memory = MEMORY.read().await;
+    let client = store.client().await;
+    // Nobody knows how large this store's parts are: these are the sizes that stores have.
+    for part in [5 * MIB, 8 * MIB] {
+        for size in [part - 1, part, part + 1, 2 * part, 2 * part + 1] {
+            let large = Large::new(size, size);
+            let known = Body::once(size, large.stream());
+            check(&client, raw(1), &large, known, &format!("{size} bytes")).await;
+            let unknown = Body::once(None, large.stream());
+            check(
+                &client,
+                raw(1),
+                &large,
+                unknown,
+                &format!("{size} bytes, not told before"),
+            )
+            .await;
+        }
+    }
+}
+
+pub(crate) async fn a_large_file_streams_through(store: Store) {
+    let _memory = MEMORY.read().await;
+    let client = store.client().await;
+    let large = Large::new(100 * MIB + 1, 7);
+
+    let reopened = {
+        let large = large.clone();
+        Body::reopenable(large.len, move || {
+            let stream = large.stream();
+            async move { Ok(stream) }
+        })
+    };
+    check(&client, raw(1), &large, reopened, "100 MiB").await;
+}
+
+pub(crate) async fn small_writes_in_flight_cost_little(store: Store) {
+    const WRITES: u64 = 32;
+    /// Between 1 KiB and the smallest part buffer that a store would take, 5 MiB.
+    const EACH: u64 = 2 * MIB;
+    let _memory = MEMORY.write().await;
+    let client = store.client().await;
+    let small = content(1024, 1);
+    client.must_write(raw(100), &small).await;
+    let before = resident_bytes();
+
+    let mut writes = Vec::new();
+    for number in 1..=WRITES {
+        let (body, mut gate) = Gate::body(&small, 1023);
+        let client = client.clone();
+        let write = spawn(async move { client.write(raw(number), NOON, body).await });
+        // A client that makes fewer calls at once than there are here lets the others wait.
+        let _ = tokio::time::timeout(Duration::from_millis(50), gate.reached()).await;
+        writes.push((write, gate));
+    }
+    let in_flight = resident_bytes();
+    for (write, gate) in writes {
+        gate.open();
+        ok(write.await, "one of many small writes");
+    }
+
+    if let (Some(before), Some(in_flight)) = (before, in_flight) {
+        let each = in_flight.saturating_sub(before) / WRITES;
+        assert!(
+            each < EACH,
+            "a write of 1 KiB takes {} KiB of memory",
+            each / 1024
+        );
+    }
+    assert_eq!(client.names(Level::RAW).await.len() as u64, WRITES + 1);
+}
+
+/// How much memory this process has, where the platform tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
