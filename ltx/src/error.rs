@@ -11,7 +11,7 @@ use crate::txid::TxidRange;
 #[non_exhaustive]
 pub enum Error {
     /// The file does not begin with `LTX1`.
-    #[error("not an LTX file: it begins with {found:02x?}, not with \"LTX1\"")]
+    #[error("not an LTX file: it begins with \"{}\", not with \"LTX1\"", found.escape_ascii())]
     Magic {
         /// The first four bytes.
         found: [u8; 4],

@@ -167,6 +167,8 @@ impl PageOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timestamp::Timestamp;
+    use crate::txid::{Txid, TxidRange};
 
     #[test]
     fn only_sqlites_sizes_are_page_sizes() {
@@ -176,6 +178,24 @@ mod tests {
             .collect();
 
         assert_eq!(sizes, [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536]);
+    }
+
+    #[test]
+    fn a_snapshot_goes_on_after_the_lock_page() {
+        let page_size = PageSize::MAX;
+        let lock = page_size.lock_page().get();
+        let txids = TxidRange::single(Txid::FIRST);
+        for commit in [lock - 1, lock, lock + 1] {
+            let header = Header::new(page_size, commit, txids, Timestamp::EPOCH);
+            let mut order = PageOrder::new(&header);
+            for number in (1..=commit).filter(|&number| number != lock) {
+                let pgno = Pgno::new(number).unwrap();
+                assert!(order.end(0).is_err(), "page {number} is still missing");
+                order.take(pgno, 0).unwrap();
+            }
+
+            assert_eq!(order.end(0), Ok(()), "all {commit} pages are there");
+        }
     }
 
     #[test]
