@@ -14,21 +14,45 @@ use crate::record::{self, BLOCK_SIZE_SIZE, PAGE_HEADER_SIZE, PageHeader};
 /// Decodes one file from pieces of any size, and does no I/O itself.
 ///
 /// Give it bytes with [`decode`](Decoder::decode) until the file ends, then call
-/// [`finish`](Decoder::finish). It hands out the header, then page after page. Every rule of the
-/// format is checked, and any bytes whatever give pages or an [`Error`].
+/// [`finish`](Decoder::finish). It hands out the header, then page after page.
 ///
-/// **Nothing is proven before `finish`.** The file's checksum and its page index come last, so
+/// **Nothing is proven before `finish`.** The page index and the file's checksum come last, so
 /// pages that were handed out may still turn out to be damaged.
 ///
-/// Memory does not grow with the file: besides itself a decoder holds at most one compressed
-/// page, and that only where a page is spread over several pieces. The page index is compared
-/// with the pages by a keyed hash of both, not by keeping either.
+/// Besides itself a decoder holds at most one compressed page, and that only where the page is
+/// spread over several pieces. The page index is not kept: two keyed hashes say whether it lists
+/// the pages that were read.
 ///
 /// # What is damage
 ///
-/// The file's checksum covers everything but compressed bytes and the headers of LZ4 frames, and
-/// those are checked by what they decompress to: other compressed bytes for the same page are not
-/// damage. A frame's own checksums are checked on top.
+/// The file's checksum covers every byte but compressed ones, of which it covers what they
+/// decompress to: other bytes that decompress to the same page are no damage. In a page that is
+/// an LZ4 frame these include the frame's own header; its checksums are checked, which leaves one
+/// change in 256 of that header unnoticed, and none that changes the page.
+///
+/// ```
+/// # use ltx::*;
+/// # fn main() -> Result<(), Error> {
+/// # let header = Header::new(PageSize::MIN, 1, TxidRange::single(Txid::FIRST), Timestamp::EPOCH);
+/// # let mut file = Vec::new();
+/// # let mut encoder = Encoder::new(header, Compression::Blocks, &mut file);
+/// # encoder.page(Pgno::FIRST, &[7; 512], &mut file)?;
+/// # encoder.finish(None, &mut file)?;
+/// let mut decoder = Decoder::new();
+/// let mut page = vec![0; PageSize::MAX.bytes()];
+/// for mut piece in file.chunks(100) {
+///     loop {
+///         match decoder.decode(&mut piece, &mut page)? {
+///             Step::NeedInput => break,
+///             Step::Header(header) => page.truncate(header.page_size().bytes()),
+///             Step::Page(pgno) => assert_eq!((pgno, &page[..]), (Pgno::FIRST, &[7; 512][..])),
+///         }
+///     }
+/// }
+/// decoder.finish()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Decoder {
     gather: Gather,
     /// The file after its header, which says how to read the rest.
