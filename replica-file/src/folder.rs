@@ -1,0 +1,167 @@
+//! Folders held open, so that nothing below the root is ever reached through a symbolic link.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use replica_core::{Error, ErrorKind, Result};
+use rustix::fs::{Dir, Mode};
+
+use crate::classify::classify;
+use crate::sys;
+
+/// An open folder, with its path for messages.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Opens the root of a replica, which may be a symbolic link itself. `None` where there is
+    /// none; a link that leads nowhere is an error, because a disk that is not mounted must not
+    /// look like an empty replica.
+    pub(crate) fn open_root(path: &Path) -> Result<Option<Folder>> {
+        match sys::open_folder(path) {
+            Ok(fd) => Ok(Some(Folder {
+                fd,
+                path: path.to_owned(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_dangling_link(path)?;
+                Ok(None)
+            }
+            Err(error) => Err(classify("open the folder", path, error)),
+        }
+    }
+
+    /// Opens the root of a replica, and makes it and what is missing above it: each new folder
+    /// has the permissions `mode` and is synced into its parent. `None` where it was deleted
+    /// again meanwhile.
+    pub(crate) fn make_root(path: &Path, mode: Mode) -> Result<Option<Folder>> {
+        let mut missing = Vec::new();
+        for folder in path.ancestors() {
+            if Folder::open_root(folder)?.is_some() {
+                break;
+            }
+            missing.push(folder);
+        }
+        for folder in missing.into_iter().rev() {
+            match sys::make_folder(folder, mode) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(classify("make the folder", folder, error)),
+            }
+            let Some(made) = Folder::open_root(folder)? else {
+                return Ok(None);
+            };
+            made.set_mode(mode)?;
+            made.parent()?.sync()?;
+        }
+        Folder::open_root(path)
+    }
+
+    /// Opens the folder `name` in this one. `None` where there is none.
+    pub(crate) fn child(&self, name: impl AsRef<OsStr>) -> Result<Option<Folder>> {
+        let name = name.as_ref();
+        let path = self.path.join(name);
+        match sys::open_folder_in(self.as_fd(), name) {
+            Ok(fd) => Ok(Some(Folder { fd, path })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(classify("open the folder", &path, error)),
+        }
+    }
+
+    /// Opens the folder `name` in this one, and makes it with the permissions `mode` where it is
+    /// missing. `None` where one of the two was deleted meanwhile.
+    pub(crate) fn make_child(&self, name: &str, mode: Mode) -> Result<Option<Folder>> {
+        if let Some(child) = self.child(name)? {
+            return Ok(Some(child));
+        }
+        match sys::make_folder_in(self.as_fd(), name, mode) {
+            Ok(()) => {
+                let child = self.child(name)?;
+                if let Some(child) = &child {
+                    child.set_mode(mode)?;
+                }
+                Ok(child)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.child(name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(classify("make the folder", &self.path.join(name), error)),
+        }
+    }
+
+    /// Writes this folder's entries to the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        sys::sync_folder(self.as_fd())
+            .map_err(|error| classify("sync the folder", &self.path, error))
+    }
+
+    /// The folder that this one is in.
+    pub(crate) fn parent(&self) -> Result<Folder> {
+        let path = self.path.join("..");
+        match sys::open_folder_in(self.as_fd(), OsStr::new("..")) {
+            Ok(fd) => Ok(Folder { fd, path }),
+            Err(error) => Err(classify("open the folder", &path, error)),
+        }
+    }
+
+    /// What tells this folder from one that is later made in its place.
+    pub(crate) fn identity(&self) -> Result<(u64, u64)> {
+        let meta = sys::meta(&self.fd);
+        Ok(meta
+            .map_err(|error| classify("look at the folder", &self.path, error))?
+            .identity)
+    }
+
+    /// Reads this folder's entries from the start.
+    pub(crate) fn entries(&self) -> Result<Dir> {
+        Dir::read_from(&self.fd)
+            .map_err(|errno| classify("read the folder", &self.path, errno.into()))
+    }
+
+    /// The path of `name` in this folder, for messages.
+    pub(crate) fn path_of(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn set_mode(&self, mode: Mode) -> Result<()> {
+        sys::set_mode(&self.fd, mode)
+            .map_err(|error| classify("set the permissions of", &self.path, error))
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// An error where `path` is missing because it, or a folder above it, is a symbolic link that
+/// leads nowhere.
+fn refuse_dangling_link(path: &Path) -> Result<()> {
+    let Some(existing) = path
+        .ancestors()
+        .find(|ancestor| ancestor.symlink_metadata().is_ok())
+    else {
+        return Ok(());
+    };
+    match existing.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "{} is a symbolic link that leads nowhere",
+                existing.display()
+            ),
+        )
+        .with_source(error)),
+        _ => Ok(()),
+    }
+}
