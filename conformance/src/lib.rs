@@ -34,14 +34,17 @@ mod cases;
 mod factory;
 #[doc(hidden)]
 pub mod harness;
+mod history;
 mod known;
 mod meter;
+mod property;
 mod registry;
 mod report;
 mod run;
 mod store;
 
 pub use factory::{Factory, Fallible, Infallible, OpenError};
+pub use history::{History, Violation};
 pub use known::{KnownFailure, KnownFailures, KnownFailuresError};
 pub use meter::Usage;
 pub use registry::{CASES, Case, Pace};

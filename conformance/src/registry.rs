@@ -130,6 +130,15 @@ macro_rules! __cases {
                 every_transaction_has_a_name: quick "NAM-03" K1 K8;
                 long_roots_are_kept_or_refused: quick "NAM-03" K1;
             }
+            model {
+                any_calls_do_what_the_model_does: long "MOD-01" K3 K5 K8 K10 K13 K14 K16 K17 K18;
+                calls_that_fail_have_happened_or_not: long "MOD-02" K11 K16 K18 K20;
+            }
+            linear {
+                reads_see_the_last_write: long "LIN-01" K13 K18 K19;
+                listings_show_what_is_there: long "LIN-02" K18 K19;
+                a_saved_history_gets_the_same_verdict: quick "LIN-03" K18 K19;
+            }
         }
     };
 }

@@ -1,6 +1,7 @@
 //! Running cases: chosen, side by side, each bounded, each cleaned up after.
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub secrets: Vec<String>,
     /// Cases that are expected to fail.
     pub known_failures: KnownFailures,
+    /// A folder that the linear cases save their histories in; see [`History`](crate::History).
+    pub histories: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             namespace: None,
             secrets: Vec::new(),
             known_failures: KnownFailures::default(),
+            histories: None,
         }
     }
 }
@@ -160,6 +164,7 @@ async fn run_case(
         seed,
         slow: options.slow,
         secrets: options.secrets.clone(),
+        histories: options.histories.clone(),
     };
     let namespace = format!("{namespace}/{}", case.id.replace("::", "-"));
     let store = Store::new(Arc::clone(opener), namespace, settings, Arc::clone(&meter));

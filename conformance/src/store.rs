@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) slow: bool,
     pub(crate) secrets: Vec<String>,
+    pub(crate) histories: Option<PathBuf>,
 }
 
 /// The name of the root that a case works under, within its namespace.
@@ -138,6 +140,11 @@ impl Store {
     /// What no error may tell.
     pub(crate) fn secrets(&self) -> &[String] {
         &self.0.settings.secrets
+    }
+
+    /// The folder to save histories in.
+    pub(crate) fn histories(&self) -> Option<&Path> {
+        self.0.settings.histories.as_deref()
     }
 
     /// Adds a line to what the report says of this case.
