@@ -1,5 +1,26 @@
 //! Brings SQLite databases back from the LTX files of a replica.
+//!
+//! A restore is planned, and then carried out: [`RestorePlan`] chooses the files, without any
+//! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
+//! again where one of them is damaged. [`check`] reads a whole replica and judges it.
 
+mod apply;
+mod check;
+mod damage;
+mod error;
+mod fetch;
+mod integrity;
+mod listing;
 mod plan;
+mod progress;
+mod restore;
+mod staged;
 
+pub use check::{CheckProgress, Checked, Finding, RestorePoint, Sound, check, check_file};
+pub use damage::{Damage, Fault};
+pub use error::RestoreError;
+pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
+pub use progress::Progress;
+pub use restore::{RestoreOptions, Restored, plan, restore};
+pub use staged::Existing;

@@ -1,5 +1,7 @@
 //! The plan is Litestream's.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,0 +1,387 @@
+//! Reads a whole replica, and judges it.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use ltx::{Decoder, Header, PageSize, ReadError, Reader, Step, Trailer};
+use replica_core::{
+    FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
+};
+
+use crate::damage::{ReadFailure, check_name};
+use crate::fetch::pieces;
+use crate::plan::restore_points;
+use crate::restore::run_blocking;
+use crate::{Damage, PlanError, RestorePlan, Target};
+
+/// How many files are read at a time.
+const FILES: usize = 4;
+/// How many bytes of each of them are fetched before they are needed.
+const AHEAD: u64 = 4 * 1024 * 1024;
+
+/// Something that is wrong with a replica.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Finding {
+    /// A file can't be used.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// A file holds other transactions than files of its level do: a file straight from the WAL
+    /// holds one, and a snapshot starts at the first.
+    #[error("{file}: no file of level {} holds these transactions", file.level)]
+    Misplaced {
+        /// The file.
+        file: FileId,
+    },
+    /// A file is of a database with pages of another size than most.
+    #[error(
+        "{file}: its database has pages of {found} bytes, that of the other files of {expected}"
+    )]
+    PageSize {
+        /// The file.
+        file: FileId,
+        /// Its page size.
+        found: PageSize,
+        /// The page size of most files.
+        expected: PageSize,
+    },
+    /// A file holds transactions that the one before it at its level holds too.
+    #[error("{file}: overlaps {before}")]
+    Overlap {
+        /// The file.
+        file: FileId,
+        /// The one before it.
+        before: FileId,
+    },
+    /// A level lacks the transactions between two of its files.
+    #[error("{file}: does not follow {before}: the files between them are missing")]
+    Missing {
+        /// The file.
+        file: FileId,
+        /// The one before it.
+        before: FileId,
+    },
+    /// The sound files don't give the latest state.
+    #[error("the latest state can't be restored: {0}")]
+    Unrestorable(PlanError),
+    /// The store has lost the times of files, as a plain copy of a folder does. Restoring a time
+    /// takes longer then, and is right all the same.
+    #[error(
+        "{files} files are listed with another time than their headers have: {first}, the first, \
+         with {listed} in place of {header}"
+    )]
+    Times {
+        /// How many files.
+        files: usize,
+        /// The first of them.
+        first: FileId,
+        /// The time that the store gives it.
+        listed: Timestamp,
+        /// The time in its header.
+        header: Timestamp,
+    },
+}
+
+/// What a check tells while it goes on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CheckProgress {
+    /// The files are listed.
+    Listed {
+        /// How many there are.
+        files: usize,
+        /// How many bytes they have.
+        bytes: u64,
+    },
+    /// A file was read to its end.
+    Read(FileInfo),
+    /// Something is wrong.
+    Found(Finding),
+}
+
+/// What a check came to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Checked {
+    /// How many files there are.
+    pub files: usize,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// The oldest and the newest state that the sound files give, with the times of their headers.
+    pub restorable: Option<(RestorePoint, RestorePoint)>,
+    /// Everything that is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// A state that can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestorePoint {
+    /// The last transaction of it.
+    pub txid: Txid,
+    /// When that was copied.
+    pub created_at: Timestamp,
+}
+
+/// What a sound file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sound {
+    /// Its header.
+    pub header: Header,
+    /// Its trailer.
+    pub trailer: Trailer,
+    /// How many pages it holds.
+    pub pages: u64,
+}
+
+/// Reads every file of the replica behind `client`, and compares them with one another.
+///
+/// # Errors
+///
+/// Those of the store that are not about one file: they leave the check unfinished.
+pub async fn check(
+    client: Arc<dyn ReplicaClient>,
+    mut progress: impl FnMut(CheckProgress),
+) -> replica_core::Result<Checked> {
+    let timestamps = match client.capabilities().timestamp_resolution {
+        Some(_) => Timestamps::Exact,
+        None => Timestamps::Fast,
+    };
+    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
+    let listed = futures::future::try_join_all(levels).await?.concat();
+    let bytes = listed.iter().map(|file| file.size).sum();
+    let files = listed.len();
+    progress(CheckProgress::Listed { files, bytes });
+
+    let mut findings = Findings {
+        all: Vec::new(),
+        progress,
+    };
+    for finding in arrangement(&listed) {
+        findings.add(finding);
+    }
+    let mut sound = Vec::new();
+    let mut reads = stream::iter(listed.iter().copied())
+        .map(|file| {
+            let client = Arc::clone(&client);
+            async move { (file, verify(client, file, AHEAD).await) }
+        })
+        .buffered(FILES);
+    while let Some((file, read)) = reads.next().await {
+        match read {
+            Ok(read) => sound.push((file, read.header)),
+            Err(ReadFailure::Damaged(damage)) => findings.add(damage.into()),
+            Err(ReadFailure::Store(error)) => return Err(error),
+        }
+        (findings.progress)(CheckProgress::Read(file));
+    }
+    drop(reads);
+
+    for finding in other_sizes(&mut sound) {
+        findings.add(finding);
+    }
+    if let Some(resolution) = client.capabilities().timestamp_resolution {
+        let resolution = i64::try_from(resolution.as_millis())
+            .unwrap_or(i64::MAX)
+            .max(1);
+        if let Some(finding) = lost_times(&sound, resolution) {
+            findings.add(finding);
+        }
+    }
+    let dated: Vec<FileInfo> = (sound.iter())
+        .map(|(file, header)| FileInfo {
+            created_at: header.timestamp(),
+            ..*file
+        })
+        .collect();
+    let latest = match listed.iter().map(|file| file.id.txids.max()).max() {
+        Some(last) => Target::Txid(last),
+        None => Target::Latest,
+    };
+    if let Err(error) = RestorePlan::new(latest, &dated) {
+        findings.add(Finding::Unrestorable(error));
+    }
+    let points = restore_points(&dated);
+    let point = |(&txid, &created_at)| RestorePoint { txid, created_at };
+    let restorable = points
+        .first_key_value()
+        .map(point)
+        .zip(points.last_key_value().map(point));
+    Ok(Checked {
+        files,
+        bytes,
+        restorable,
+        findings: findings.all,
+    })
+}
+
+/// Reads one LTX file from `source` to its end.
+///
+/// # Errors
+///
+/// Those of `source`, and what is wrong with the file.
+pub fn check_file(source: impl Read) -> Result<Sound, ReadError> {
+    let mut reader = Reader::new(source)?;
+    let header = *reader.header();
+    let mut page = vec![0; header.page_size().bytes()];
+    let mut pages = 0;
+    while reader.next_page(&mut page)?.is_some() {
+        pages += 1;
+    }
+    let trailer = *reader
+        .trailer()
+        .expect("the last page is followed by the trailer");
+    Ok(Sound {
+        header,
+        trailer,
+        pages,
+    })
+}
+
+/// Reads one file of a replica to its end.
+pub(crate) async fn verify(
+    client: Arc<dyn ReplicaClient>,
+    file: FileInfo,
+    ahead: u64,
+) -> Result<Sound, ReadFailure> {
+    let mut reading = Reading {
+        file: file.id,
+        decoder: Decoder::new(),
+        page: vec![0; PageSize::MAX.bytes()],
+        pages: 0,
+    };
+    let mut pieces = std::pin::pin!(pieces(client, vec![file], ahead));
+    while let Some(piece) = pieces.next().await {
+        let chunks = piece
+            .bytes
+            .map_err(|error| ReadFailure::new(file.id, error))?;
+        let read = run_blocking(move || reading.read(&chunks)).await;
+        reading = read.map_err(ReadFailure::Store)??;
+        if piece.last {
+            break;
+        }
+    }
+    let trailer = reading.decoder.finish();
+    let trailer = trailer.map_err(|error| Damage::new(file.id, error))?;
+    let header = *reading
+        .decoder
+        .header()
+        .expect("a file that is whole has a header");
+    Ok(Sound {
+        header,
+        trailer,
+        pages: reading.pages,
+    })
+}
+
+/// A file that is being verified.
+struct Reading {
+    file: FileId,
+    decoder: Decoder,
+    page: Vec<u8>,
+    pages: u64,
+}
+
+impl Reading {
+    fn read(mut self, chunks: &[Bytes]) -> Result<Reading, Damage> {
+        for chunk in chunks {
+            let mut input = &chunk[..];
+            loop {
+                let step = self.decoder.decode(&mut input, &mut self.page);
+                match step.map_err(|error| Damage::new(self.file, error))? {
+                    Step::NeedInput => break,
+                    Step::Header(header) => check_name(self.file, &header)?,
+                    Step::Page(_) => self.pages += 1,
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// What was found, and whoever is told at once.
+struct Findings<F> {
+    all: Vec<Finding>,
+    progress: F,
+}
+
+impl<F: FnMut(CheckProgress)> Findings<F> {
+    fn add(&mut self, finding: Finding) {
+        (self.progress)(CheckProgress::Found(finding.clone()));
+        self.all.push(finding);
+    }
+}
+
+/// What the names alone show: files that are where they don't belong, that overlap, or that
+/// should follow one another and don't. A level may begin anywhere, because old files are deleted.
+fn arrangement(listed: &[FileInfo]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut files: Vec<FileId> = listed.iter().map(|file| file.id).collect();
+    files.sort_unstable();
+    let mut before: Option<FileId> = None;
+    for file in files {
+        let (min, max) = (file.txids.min(), file.txids.max());
+        let misplaced = match file.level {
+            Level::RAW => min != max,
+            Level::SNAPSHOT => min != Txid::FIRST,
+            _ => false,
+        };
+        if misplaced {
+            found.push(Finding::Misplaced { file });
+        }
+        // Snapshots all hold the same transactions and more.
+        if file.level == Level::SNAPSHOT {
+            continue;
+        }
+        let same_level = before.filter(|before| before.level == file.level);
+        if let Some(before) = same_level {
+            let last = before.txids.max();
+            if min <= last {
+                found.push(Finding::Overlap { file, before });
+            } else if last.next() != Some(min) {
+                found.push(Finding::Missing { file, before });
+            }
+            if max < last {
+                continue;
+            }
+        }
+        before = Some(file);
+    }
+    found
+}
+
+/// Takes out the files that have pages of another size than most.
+fn other_sizes(sound: &mut Vec<(FileInfo, Header)>) -> Vec<Finding> {
+    let mut counts = BTreeMap::new();
+    for (_, header) in sound.iter() {
+        *counts.entry(header.page_size()).or_insert(0) += 1;
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    let Some((expected, _)) = most else {
+        return Vec::new();
+    };
+    let others = sound.extract_if(.., |(_, header)| header.page_size() != expected);
+    others
+        .map(|(file, header)| Finding::PageSize {
+            file: file.id,
+            found: header.page_size(),
+            expected,
+        })
+        .collect()
+}
+
+fn lost_times(sound: &[(FileInfo, Header)], resolution: i64) -> Option<Finding> {
+    let kept = |time: Timestamp| time.as_millis().div_euclid(resolution);
+    let mut lost =
+        (sound.iter()).filter(|(file, header)| kept(file.created_at) != kept(header.timestamp()));
+    let (first, header) = lost.next()?;
+    Some(Finding::Times {
+        files: 1 + lost.count(),
+        first: first.id,
+        listed: first.created_at,
+        header: header.timestamp(),
+    })
+}

@@ -1,0 +1,169 @@
+//! What a replica has, and when it was made.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use ltx::{HEADER_SIZE, Header};
+use replica_core::{
+    Error, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Result, Timestamp, Timestamps,
+    Txid,
+};
+
+use crate::damage::{Damage, ReadFailure, check_name};
+
+/// How many headers are read at a time.
+const HEADERS: usize = 16;
+
+/// The files of all levels.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) files: Vec<FileInfo>,
+    /// Whether the times are those of the headers.
+    pub(crate) from_headers: bool,
+}
+
+impl Listing {
+    /// Lists the files. Their times are good for no decision.
+    pub(crate) async fn new(client: &dyn ReplicaClient) -> Result<Listing> {
+        Ok(Listing {
+            files: list(client, Timestamps::Fast).await?,
+            from_headers: false,
+        })
+    }
+
+    /// Lists the files with times that tell which of them are older than `time`.
+    ///
+    /// Where a store keeps a file's time is easily lost: a plain copy of a folder loses it. So the
+    /// listing is believed only where the headers on either side of `time`, at each level, agree
+    /// with it; otherwise every header is read.
+    pub(crate) async fn around(client: &dyn ReplicaClient, time: Timestamp) -> Result<Listing> {
+        let Some(resolution) = client.capabilities().timestamp_resolution else {
+            let mut listing = Listing::new(client).await?;
+            listing.read_headers(client).await?;
+            return Ok(listing);
+        };
+        let resolution = i64::try_from(resolution.as_millis())
+            .unwrap_or(i64::MAX)
+            .max(1);
+        let mut listing = Listing {
+            files: list(client, Timestamps::Exact).await?,
+            from_headers: false,
+        };
+        let doubtful = doubtful(&listing.files, time, resolution);
+        let believed = match doubtful {
+            None => false,
+            Some(files) => listing.compare(client, files, resolution).await?,
+        };
+        if !believed {
+            listing.read_headers(client).await?;
+        }
+        Ok(listing)
+    }
+
+    /// Takes every file's time from its header. A file whose header can't be read gets the time of
+    /// the file before it at its level: not later than its own, so that a plan does not pass over
+    /// it, and whoever reads it finds what is wrong.
+    pub(crate) async fn read_headers(&mut self, client: &dyn ReplicaClient) -> Result<()> {
+        let times = header_times(client, self.files.iter().map(|file| file.id)).await?;
+        self.files.sort_unstable_by_key(|file| file.id);
+        let mut last = None;
+        for file in &mut self.files {
+            let before = match last {
+                Some((level, time)) if level == file.id.level => time,
+                _ => Timestamp::from_millis(i64::MIN),
+            };
+            file.created_at = times.get(&file.id).copied().unwrap_or(before);
+            last = Some((file.id.level, file.created_at));
+        }
+        self.from_headers = true;
+        Ok(())
+    }
+
+    /// Takes the times of `files` from their headers, and says whether those are the listed ones
+    /// as far as the store's resolution goes.
+    async fn compare(
+        &mut self,
+        client: &dyn ReplicaClient,
+        files: Vec<FileId>,
+        resolution: i64,
+    ) -> Result<bool> {
+        let times = header_times(client, files.into_iter()).await?;
+        let kept = |time: Timestamp| time.as_millis().div_euclid(resolution);
+        let mut agree = true;
+        for file in &mut self.files {
+            if let Some(time) = times.get(&file.id) {
+                agree &= kept(*time) == kept(file.created_at);
+                file.created_at = *time;
+            }
+        }
+        Ok(agree)
+    }
+}
+
+async fn list(client: &dyn ReplicaClient, timestamps: Timestamps) -> Result<Vec<FileInfo>> {
+    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
+    Ok(futures::future::try_join_all(levels).await?.concat())
+}
+
+/// The files whose headers tell whether the listed times are good for a decision about `time`, or
+/// `None` where they are wrong in themselves: they don't ascend as the transactions do.
+fn doubtful(files: &[FileInfo], time: Timestamp, resolution: i64) -> Option<Vec<FileId>> {
+    let mut doubtful = Vec::new();
+    for level in Level::ALL {
+        let mut of_level: Vec<&FileInfo> =
+            files.iter().filter(|file| file.id.level == level).collect();
+        of_level.sort_unstable_by_key(|file| file.id.txids.max());
+        if !of_level.is_sorted_by_key(|file| file.created_at) {
+            return None;
+        }
+        let split = of_level.partition_point(|file| file.created_at < time);
+        // A store rounds down, so what it says is from just before may be from just after.
+        let unsure = time
+            .as_millis()
+            .saturating_sub(resolution.saturating_sub(1));
+        let first = of_level.partition_point(|file| file.created_at.as_millis() < unsure);
+        let around = first.min(split.saturating_sub(1))..(split + 1).min(of_level.len());
+        doubtful.extend(
+            of_level
+                .get(around)
+                .unwrap_or_default()
+                .iter()
+                .map(|file| file.id),
+        );
+    }
+    Some(doubtful)
+}
+
+/// The times of those headers that can be read. Only errors that are no fault of a file fail it.
+async fn header_times(
+    client: &dyn ReplicaClient,
+    files: impl Iterator<Item = FileId>,
+) -> Result<BTreeMap<FileId, Timestamp>> {
+    stream::iter(files)
+        .map(|file| async move {
+            match read_header(client, file).await {
+                Ok(header) => Ok(Some((file, header.timestamp()))),
+                Err(ReadFailure::Damaged(_)) => Ok(None),
+                Err(ReadFailure::Store(error)) => Err(error),
+            }
+        })
+        .buffer_unordered(HEADERS)
+        .try_filter_map(|read| async move { Ok(read) })
+        .try_collect()
+        .await
+}
+
+/// The header of `file`, which is the one of its name.
+pub(crate) async fn read_header(
+    client: &dyn ReplicaClient,
+    file: FileId,
+) -> Result<Header, ReadFailure> {
+    let failed = |error: Error| ReadFailure::new(file, error);
+    let bytes = client
+        .read(file, (..HEADER_SIZE as u64).into())
+        .await
+        .map_err(failed)?;
+    let header = Header::parse(&bytes).map_err(|error| Damage::new(file, error))?;
+    check_name(file, &header)?;
+    Ok(header)
+}

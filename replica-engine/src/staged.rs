@@ -1,0 +1,363 @@
+//! A file beside the target that becomes the target in one step, or disappears.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::RestoreError;
+
+/// What to do with a database that is at the target already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Fail, and leave it alone.
+    #[default]
+    Refuse,
+    /// Put the restored database in its place once that is whole, and remove its write-ahead log,
+    /// shared memory and journal.
+    Replace,
+}
+
+/// What the names of temporary files begin and end with.
+const PREFIX: &str = ".replica-restore-";
+const SUFFIX: &str = ".tmp";
+/// What SQLite puts beside a database, and takes for a part of the one it finds there.
+const BESIDE: [&str; 3] = ["-wal", "-journal", "-shm"];
+/// How many names of a folder are looked at for temporary files of restores that were killed.
+const SWEEP_MAX: usize = 10_000;
+/// How long nothing was written to such a file before it is removed.
+const SWEEP_AGE: Duration = Duration::from_secs(600);
+/// How often another name is tried, where one is taken.
+const NAMES_MAX: usize = 16;
+
+/// A path that a database is to be restored to.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    path: PathBuf,
+    folder: PathBuf,
+    name: OsString,
+    existing: Existing,
+}
+
+/// A temporary file beside the target, which disappears unless it is published.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    path: PathBuf,
+    file: Option<Arc<File>>,
+    destination: Destination,
+}
+
+impl Destination {
+    /// Checks that a database may be restored to `path`.
+    pub(crate) fn new(path: &Path, existing: Existing) -> Result<Destination, RestoreError> {
+        // What a link leads to is what is replaced, not the link.
+        let resolved = match (existing, path.canonicalize()) {
+            (Existing::Replace, Ok(resolved)) => resolved,
+            _ => path.to_owned(),
+        };
+        let name = resolved.file_name().map(OsStr::to_owned);
+        let folder = match resolved.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Path::new(".").to_owned(),
+            Some(folder) => folder.to_owned(),
+            None => PathBuf::new(),
+        };
+        let (Some(name), false) = (name, resolved.is_dir()) else {
+            let path = path.to_owned();
+            return Err(RestoreError::NotAFile { path });
+        };
+        let destination = Destination {
+            path: resolved,
+            folder,
+            name,
+            existing,
+        };
+        destination.check_nothing_is_there()?;
+        Ok(destination)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many bytes a user may still write where the target is, if the system says.
+    pub(crate) fn available(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.folder).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn check_nothing_is_there(&self) -> Result<(), RestoreError> {
+        if self.existing == Existing::Replace {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        if path.symlink_metadata().is_ok() {
+            return Err(RestoreError::TargetExists { path });
+        }
+        let mut beside = self.beside().map(|(_, path)| path);
+        match beside.find(|path| path.symlink_metadata().is_ok()) {
+            Some(path) => Err(RestoreError::LeftOver { path }),
+            None => Ok(()),
+        }
+    }
+
+    /// What SQLite puts beside the target: the end of its name, and its path.
+    fn beside(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        BESIDE.into_iter().map(|suffix| {
+            let mut name = self.name.clone();
+            name.push(suffix);
+            (suffix, self.folder.join(name))
+        })
+    }
+
+    fn sync_folder(&self) -> Result<(), RestoreError> {
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| RestoreError::Write {
+                action: "sync the folder",
+                path: self.folder.clone(),
+                source,
+            })
+    }
+}
+
+impl Staged {
+    /// Makes an empty file with `mode` in the target's folder, and removes there what restores
+    /// that were killed have left.
+    pub(crate) fn new(destination: Destination, mode: u32) -> Result<Staged, RestoreError> {
+        let created = create(&destination.folder, mode);
+        let (path, file) = created.map_err(|source| RestoreError::Folder {
+            folder: destination.folder.clone(),
+            source,
+        })?;
+        let staged = Staged {
+            path,
+            file: Some(Arc::new(file)),
+            destination,
+        };
+        staged.sweep();
+        Ok(staged)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// The file, to be written to.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(
+            self.file
+                .as_ref()
+                .expect("it is open until it is published"),
+        )
+    }
+
+    /// What publishes it. The file must be synced.
+    ///
+    /// Dropping the staged file first makes the publication fail, and that is what keeps a
+    /// cancelled restore from appearing later, when the work was given to another thread.
+    pub(crate) fn publication(&mut self) -> Publication {
+        // Whoever opens the database must not have its locks dropped, as closing a file of this
+        // process does.
+        self.file = None;
+        Publication {
+            staged: self.path.clone(),
+            destination: self.destination.clone(),
+        }
+    }
+
+    /// Removes temporary files of restores that are certain to be dead: nobody holds their lock,
+    /// and nothing was written to them for long. That two times are compared which the file
+    /// system has given makes clocks irrelevant.
+    fn sweep(&self) {
+        let now = self.path.metadata().and_then(|own| own.modified());
+        let (Ok(now), Ok(entries)) = (now, fs::read_dir(&self.destination.folder)) else {
+            return;
+        };
+        for entry in entries.take(SWEEP_MAX).flatten() {
+            let name = entry.file_name();
+            let ours = name
+                .to_str()
+                .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+            if ours && entry.path() != self.path {
+                // Whatever can't be removed stays, and does no harm.
+                let _ = remove_if_dead(&entry.path(), now);
+            }
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Gone already, if it was published.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn create(folder: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let path = folder.join(temporary_name(SUFFIX));
+        let created = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&path);
+        let taken = match created {
+            Ok(file) => match file.try_lock() {
+                // A sweep may have seen the file before it was locked.
+                Ok(()) if is_at(&file, &path) => return Ok((path, file)),
+                // A file system without locks has no sweeps either.
+                Err(TryLockError::Error(_)) => return Ok((path, file)),
+                Ok(()) | Err(TryLockError::WouldBlock) => io::ErrorKind::AlreadyExists.into(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => error,
+            Err(error) => return Err(error),
+        };
+        if tries == NAMES_MAX {
+            return Err(taken);
+        }
+    }
+}
+
+fn temporary_name(suffix: &str) -> String {
+    // A hasher's keys are random, and that is all that is wanted of it.
+    let random = RandomState::new().build_hasher().finish();
+    format!("{PREFIX}{random:016x}{suffix}")
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(file), Ok(there)) => (file.dev(), file.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+fn remove_if_dead(path: &Path, now: std::time::SystemTime) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(path)?;
+    let age = now.duration_since(file.metadata()?.modified()?);
+    if age.is_ok_and(|age| age >= SWEEP_AGE) && file.try_lock().is_ok() && is_at(&file, path) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// The step that makes a staged file the database at the target.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    staged: PathBuf,
+    destination: Destination,
+}
+
+impl Publication {
+    /// Renames the file, and makes that survive a crash. On an error nothing has changed.
+    pub(crate) fn publish(self) -> Result<(), RestoreError> {
+        self.destination.check_nothing_is_there()?;
+        match self.destination.existing {
+            Existing::Refuse => {
+                self.rename_to_nothing()?;
+                self.destination.sync_folder().inspect_err(|_| {
+                    let _ = fs::remove_file(&self.destination.path);
+                })
+            }
+            Existing::Replace => self.replace(),
+        }
+    }
+
+    fn rename_to_nothing(&self) -> Result<(), RestoreError> {
+        let target = &self.destination.path;
+        match rename_exclusively(&self.staged, target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let path = target.clone();
+                Err(RestoreError::TargetExists { path })
+            }
+            result => result.map_err(|source| self.failed(source)),
+        }
+    }
+
+    /// Puts the staged file in the place of an old database.
+    ///
+    /// SQLite would apply the old database's log to the new one, so the log goes out of the way
+    /// first, under another name, and comes back if the rename fails. A crash in between leaves
+    /// the old database, and its log under that name.
+    fn replace(self) -> Result<(), RestoreError> {
+        let aside = Aside::put(&self.destination).map_err(|source| self.failed(source))?;
+        if !aside.moved.is_empty() {
+            self.destination.sync_folder()?;
+        }
+        fs::rename(&self.staged, &self.destination.path).map_err(|source| self.failed(source))?;
+        aside.remove();
+        self.destination.sync_folder()
+    }
+
+    fn failed(&self, source: io::Error) -> RestoreError {
+        RestoreError::Write {
+            action: "rename the restored database to",
+            path: self.destination.path.clone(),
+            source,
+        }
+    }
+}
+
+/// What was beside an old database, under other names. It goes back, unless it is removed.
+struct Aside {
+    /// From where to where.
+    moved: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Aside {
+    fn put(destination: &Destination) -> io::Result<Aside> {
+        let mut aside = Aside { moved: Vec::new() };
+        for (suffix, path) in destination.beside() {
+            let to = destination.folder.join(temporary_name(suffix));
+            match fs::rename(&path, &to) {
+                Ok(()) => aside.moved.push((path, to)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(aside)
+    }
+
+    fn remove(mut self) {
+        for (_, to) in self.moved.drain(..) {
+            let _ = fs::remove_file(to);
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        for (from, to) in self.moved.drain(..) {
+            let _ = fs::rename(to, from);
+        }
+    }
+}
+
+/// Renames `from` to `to`, unless there is something.
+fn rename_exclusively(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system or a kernel that can't.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            result => return Ok(result?),
+        }
+    }
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}

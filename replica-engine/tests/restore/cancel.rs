@@ -1,0 +1,149 @@
+//! A restore that is dropped leaves nothing, and stops.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+
+use replica_core::Op;
+use replica_engine::{Existing, Integrity, RestoreOptions, Target, restore};
+use replica_mock::{MockClient, file};
+
+use crate::support::{Golden, Output, small};
+
+/// Polls `future` at most `polls` times, and drops it.
+async fn poll_times<T>(future: impl Future<Output = T>, polls: usize) -> Option<T> {
+    let mut future = Box::pin(future);
+    let mut left = polls;
+    std::future::poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Drops a restore after one poll, after two, and so on until one comes to its end. Each has a
+/// runtime of its own, whose end waits for the work that was given to other threads.
+fn drop_everywhere(
+    output: impl Fn() -> Output,
+    options: impl Fn(&Output) -> RestoreOptions,
+    old: &[&str],
+) {
+    let golden = Golden::load("ps65536");
+    for polls in 0..10_000 {
+        let output = output();
+        let options = options(&output);
+        let replica = golden.replica.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+
+        let result = runtime.block_on(async {
+            let result = poll_times(restore(Arc::new(replica), &options, |_| {}), polls).await;
+            let at_once = output.names();
+            (result, at_once)
+        });
+        drop(runtime);
+
+        if let Some(restored) = result.0 {
+            restored.expect("nothing is wrong with the replica");
+            assert!(
+                polls > 10,
+                "only {polls} polls: nothing was dropped half way"
+            );
+            assert_eq!(output.names(), ["restored.db"]);
+            return;
+        }
+        let mut names = output.names();
+        names.sort();
+        let published = names.contains(&"restored.db".to_owned())
+            && output.content().len()
+                == golden.manifest["latest"]["size"].as_u64().unwrap() as usize;
+        if !published {
+            assert_eq!(names, old, "left after {polls} polls");
+        }
+        if !result.1.iter().any(|name| name == "restored.db") {
+            assert!(
+                !published,
+                "published after it was dropped, after {polls} polls"
+            );
+        }
+    }
+    panic!("the restore never came to its end");
+}
+
+#[test]
+fn a_restore_that_is_dropped_anywhere_leaves_nothing() {
+    drop_everywhere(Output::new, |output| output.options(Target::Latest), &[]);
+}
+
+#[test]
+fn a_restore_that_is_dropped_during_sqlites_check_leaves_nothing() {
+    let checked = |output: &Output| {
+        let mut options = output.options(Target::Latest);
+        options.integrity = Integrity::Full;
+        options
+    };
+    drop_everywhere(Output::new, checked, &[]);
+}
+
+#[test]
+fn a_replacement_that_is_dropped_anywhere_leaves_the_old_database() {
+    let with_old = || {
+        let output = Output::new();
+        for name in ["restored.db", "restored.db-wal"] {
+            std::fs::write(output.folder().join(name), "old").unwrap();
+        }
+        output
+    };
+    let replacing = |output: &Output| {
+        let mut options = output.options(Target::Latest);
+        options.existing = Existing::Replace;
+        options
+    };
+    drop_everywhere(with_old, replacing, &["restored.db", "restored.db-wal"]);
+}
+
+#[tokio::test]
+async fn a_dropped_restore_stops_reading() {
+    let (replica, _) = small();
+    replica.on(Op::Open).of(file(0, 2..=2)).hang();
+    let output = Output::new();
+    let options = output.options(Target::Latest);
+
+    let result = poll_times(restore(Arc::new(replica.clone()), &options, |_| {}), 5).await;
+
+    assert!(result.is_none());
+    output.assert_empty();
+    while replica.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A blocking pool of one thread is enough, and so is one that other work has filled.
+#[test]
+fn no_number_of_blocking_threads_is_needed() {
+    let (replica, states) = small();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    let outputs: Vec<Output> = (0..8).map(|_| Output::new()).collect();
+    let options: Vec<_> = outputs
+        .iter()
+        .map(|output| output.options(Target::Latest))
+        .collect();
+    let client: Arc<MockClient> = Arc::new(replica);
+
+    let all = options
+        .iter()
+        .map(|options| restore(client.clone(), options, |_| {}));
+    let results = runtime.block_on(futures::future::join_all(all));
+
+    assert!(results.iter().all(Result::is_ok));
+    assert!(outputs.iter().all(|output| output.content() == states[2]));
+}

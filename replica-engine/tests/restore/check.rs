@@ -1,0 +1,297 @@
+//! A check reads everything, and finds what is wrong.
+
+use std::sync::Arc;
+
+use replica_core::{ErrorKind, FileId, Op};
+use replica_engine::{
+    CheckProgress, Checked, Fault, Finding, PlanError, RestorePoint, check, check_file,
+};
+use replica_mock::{MockClient, file};
+
+use crate::support::{Golden, Made, at, small, txid};
+
+async fn checked(replica: &MockClient) -> Checked {
+    let mut found = Vec::new();
+    let mut read = 0;
+    let checked = check(Arc::new(replica.clone()), |progress| match progress {
+        CheckProgress::Found(finding) => found.push(finding),
+        CheckProgress::Read(_) => read += 1,
+        _ => {}
+    })
+    .await
+    .expect("the store is well");
+
+    assert_eq!(found, checked.findings, "told as they are found");
+    assert_eq!(
+        (read, checked.files),
+        (replica.files().len(), replica.files().len())
+    );
+    checked
+}
+
+async fn check_finds(replica: &MockClient, wanted: &[Finding]) {
+    assert_eq!(checked(replica).await.findings, wanted);
+}
+
+#[tokio::test]
+async fn nothing_is_wrong_with_what_litestream_wrote() {
+    for set in Golden::SETS {
+        let golden = Golden::load(set);
+
+        let checked = checked(&golden.replica).await;
+
+        assert_eq!(checked.findings, [], "{set}");
+        let bytes: u64 = golden.manifest["files"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|file| file["size"].as_u64().unwrap())
+            .sum();
+        assert_eq!(checked.bytes, bytes);
+        let (first, last) = checked.restorable.unwrap();
+        let txids: Vec<&String> = golden.manifest["restore_txid"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .collect();
+        assert_eq!(first.txid.to_string(), **txids.first().unwrap());
+        assert_eq!(last.txid.to_string(), **txids.last().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn every_changed_byte_of_a_set_is_found_unless_the_pages_are_the_same() {
+    let golden = Golden::load("ps512");
+    let pages = |content: &[u8]| {
+        let mut reader = ltx::Reader::new(content).ok()?;
+        let mut page = vec![0; reader.header().page_size().bytes()];
+        let mut pages = Vec::new();
+        while let Some(pgno) = reader.next_page(&mut page).ok()? {
+            pages.push((pgno, page.clone()));
+        }
+        Some((*reader.header(), pages))
+    };
+    let (mut harmless, mut all) = (0, 0);
+    for id in golden.replica.files() {
+        let content = golden.replica.content(id).unwrap();
+        let right = pages(&content);
+        all += content.len();
+        for offset in 0..content.len() {
+            let mut changed = content.to_vec();
+            changed[offset] ^= 1 << (offset % 8);
+
+            if check_file(&changed[..]).is_ok() {
+                assert_eq!(pages(&changed), right, "byte {offset} of {id}");
+                harmless += 1;
+            }
+        }
+        for len in 0..content.len() {
+            assert!(check_file(&content[..len]).is_err(), "{len} bytes of {id}");
+        }
+    }
+    assert!(
+        harmless * 100 < all,
+        "{harmless} of {all} changes were not found"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_so_is_what_it_costs() {
+    let (replica, _) = small();
+    let damaged = file(0, 2..=2);
+    replica.corrupt(damaged, 150);
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(error)] => {
+            assert_eq!(damage.file, damaged);
+            assert!(matches!(damage.fault, Fault::Format(_)), "{damage}");
+            assert_eq!(
+                *error,
+                PlanError::Gap {
+                    after: txid(1),
+                    next: file(0, 3..=3)
+                }
+            );
+        }
+        findings => panic!("{findings:?}"),
+    }
+    let point = RestorePoint {
+        txid: txid(1),
+        created_at: at(1_000),
+    };
+    assert_eq!(checked.restorable, Some((point, point)));
+}
+
+#[tokio::test]
+async fn damage_that_another_copy_makes_good_costs_nothing() {
+    let (replica, _) = small();
+    Made::new(file(1, 2..=3), 2, &[(1, 2), (2, 3)]).put(&replica);
+    replica.corrupt(file(0, 2..=2), 150);
+
+    let checked = checked(&replica).await;
+
+    assert!(
+        matches!(&checked.findings[..], [Finding::Damaged(_)]),
+        "{checked:?}"
+    );
+}
+
+#[tokio::test]
+async fn files_that_overlap_or_are_missing_are_found_from_their_names() {
+    let (replica, _) = small();
+    let made = |id: FileId| Made::new(id, 2, &[(1, 4)]).put(&replica);
+    for id in [
+        file(0, 6..=6),
+        file(1, 2..=4),
+        file(1, 3..=5),
+        file(1, 4..=5),
+        file(2, 4..=6),
+    ] {
+        made(id);
+    }
+
+    check_finds(
+        &replica,
+        &[
+            Finding::Missing {
+                file: file(0, 6..=6),
+                before: file(0, 3..=3),
+            },
+            Finding::Overlap {
+                file: file(1, 3..=5),
+                before: file(1, 2..=4),
+            },
+            Finding::Overlap {
+                file: file(1, 4..=5),
+                before: file(1, 3..=5),
+            },
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_gap_that_no_level_fills_makes_the_latest_state_unrestorable() {
+    let (replica, _) = small();
+    Made::new(file(0, 6..=6), 2, &[(1, 4)]).put(&replica);
+
+    check_finds(
+        &replica,
+        &[
+            Finding::Missing {
+                file: file(0, 6..=6),
+                before: file(0, 3..=3),
+            },
+            Finding::Unrestorable(PlanError::Gap {
+                after: txid(3),
+                next: file(0, 6..=6),
+            }),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn files_where_they_do_not_belong_are_found() {
+    let (replica, _) = small();
+    Made::new(file(0, 4..=5), 2, &[(1, 4)]).put(&replica);
+    Made::new(file(9, 2..=3), 2, &[(1, 4)]).put(&replica);
+
+    check_finds(
+        &replica,
+        &[
+            Finding::Misplaced {
+                file: file(0, 4..=5),
+            },
+            Finding::Misplaced {
+                file: file(9, 2..=3),
+            },
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_of_another_database_is_found() {
+    let (replica, _) = small();
+    let mut other = Made::new(file(0, 4..=4), 2, &[(1, 4)]);
+    other.page_size = 1024;
+    other.put(&replica);
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [
+            Finding::PageSize { file: found, .. },
+            Finding::Unrestorable(_),
+        ] => {
+            assert_eq!(*found, file(0, 4..=4));
+        }
+        findings => panic!("{findings:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_under_the_name_of_another_is_found() {
+    let (replica, _) = small();
+    replica.put(
+        file(0, 4..=4),
+        at(0),
+        replica.content(file(0, 3..=3)).unwrap(),
+    );
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(_)] => {
+            assert!(matches!(damage.fault, Fault::Name { .. }), "{damage}");
+        }
+        findings => panic!("{findings:?}"),
+    }
+}
+
+#[tokio::test]
+async fn lost_times_are_told_once() {
+    let copied_at = at(1_900_000_000_000);
+    let golden = Golden::load_with_times("ps512", |_, _| copied_at);
+
+    match &checked(&golden.replica).await.findings[..] {
+        [
+            Finding::Times {
+                files: 15,
+                first,
+                listed,
+                header,
+            },
+        ] => {
+            assert_eq!((*first, *listed), (file(0, 1..=1), copied_at));
+            assert_ne!(header, listed);
+        }
+        findings => panic!("{findings:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_empty_replica_is_a_finding() {
+    check_finds(
+        &MockClient::new(),
+        &[Finding::Unrestorable(PlanError::Empty)],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_fails_the_check() {
+    let (replica, _) = small();
+    replica
+        .on(Op::Open)
+        .skip(1)
+        .at_byte(150)
+        .fail(ErrorKind::Unavailable);
+
+    let error = check(Arc::new(replica), |_| {}).await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}

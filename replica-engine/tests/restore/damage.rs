@@ -1,0 +1,453 @@
+//! Damage gives the right database from another copy, or an error that names the file.
+
+use std::sync::{Arc, Mutex};
+
+use ltx::{Checksum, DatabaseChecksum, Pgno};
+use replica_core::{ErrorKind, FileId, Op};
+use replica_engine::{Damage, Fault, PlanError, Progress, RestoreError, Target, restore};
+use replica_mock::{MockClient, file};
+
+use crate::support::{
+    Golden, Made, Output, PAGE_SIZE, database, page, restored, sha256, small, txid,
+};
+
+/// Restores the latest state of a replica that has been damaged in `damaged`.
+async fn check(replica: &MockClient, damaged: FileId, right: &[u8], what: &str) {
+    match restored(replica, Target::Latest).await {
+        Ok((_, content)) => assert!(content == right, "{what}: a wrong database"),
+        Err(error) => {
+            let name = damaged.to_string();
+            assert!(
+                error.to_string().contains(&name),
+                "{what}: {error} does not name {name}"
+            );
+        }
+    }
+}
+
+/// Puts a content in place of `file`'s for as long as it takes.
+async fn check_with(
+    replica: &MockClient,
+    file: FileId,
+    content: Vec<u8>,
+    right: &[u8],
+    what: &str,
+) {
+    let whole = replica.snapshot();
+    replica.put(file, whole[&file].0, content);
+    check(replica, file, right, what).await;
+    replica.restore(&whole);
+}
+
+#[tokio::test]
+async fn every_changed_byte_gives_the_right_database_or_an_error_that_names_the_file() {
+    let (replica, states) = small();
+    for id in replica.files() {
+        let content = replica.content(id).unwrap().to_vec();
+        for offset in 0..content.len() {
+            let mut changed = content.clone();
+            changed[offset] ^= 1 << (offset % 8);
+
+            check_with(
+                &replica,
+                id,
+                changed,
+                &states[2],
+                &format!("byte {offset} of {id}"),
+            )
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_truncation_is_an_error_that_names_the_file() {
+    let (replica, _) = small();
+    for id in replica.files() {
+        let content = replica.content(id).unwrap().to_vec();
+        for len in 0..content.len() {
+            let whole = replica.snapshot();
+            replica.put(id, whole[&id].0, content[..len].to_vec());
+
+            let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+            assert!(
+                error.to_string().contains(&id.to_string()),
+                "{len} bytes: {error}"
+            );
+            replica.restore(&whole);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_with_bytes_behind_its_end_is_damaged() {
+    let (replica, states) = small();
+    let id = file(0, 2..=2);
+    let mut content = replica.content(id).unwrap().to_vec();
+    content.push(0);
+
+    check_with(&replica, id, content, &states[2], "a byte more").await;
+}
+
+#[tokio::test]
+async fn a_sample_of_damage_to_what_litestream_wrote_is_never_restored() {
+    for set in Golden::SETS {
+        let golden = Golden::load(set);
+        let (right, content) = restored(&golden.replica, Target::Latest).await.unwrap();
+        for id in right.files.iter().map(|file| file.id) {
+            let whole = golden.replica.content(id).unwrap();
+            for step in 0..16 {
+                let offset = step * (whole.len() - 1) / 15;
+                let mut changed = whole.to_vec();
+                changed[offset] ^= 0x10;
+                let what = format!("byte {offset} of {set} {id}");
+                check_with(&golden.replica, id, changed, &content, &what).await;
+                let what = format!("{offset} bytes of {set} {id}");
+                let cut = whole[..offset].to_vec();
+                check_with(&golden.replica, id, cut, &content, &what).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_copy_is_used_and_what_was_damaged_is_told() {
+    let golden = Golden::load("ps4096");
+    let damaged = file(9, 1..=0x19);
+    golden.replica.corrupt(damaged, 20_000);
+    let output = Output::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&told);
+
+    let restored = restore(
+        Arc::new(golden.replica.clone()),
+        &output.options(Target::Latest),
+        move |progress| listener.lock().unwrap().push(progress),
+    )
+    .await
+    .unwrap();
+
+    assert_eq!(
+        sha256(&output.content()),
+        golden.manifest["latest"]["sha256"]
+    );
+    assert_eq!(restored.damaged.len(), 1, "{:?}", restored.damaged);
+    assert_eq!(restored.damaged[0].file, damaged);
+    assert!(restored.files.iter().all(|file| file.id != damaged));
+    let told = told.lock().unwrap();
+    let is_damage = |told: &&Progress| matches!(told, Progress::Damaged(Damage { file, .. }) if *file == damaged);
+    assert_eq!(told.iter().filter(is_damage).count(), 1, "{told:?}");
+    let planned = told
+        .iter()
+        .filter(|told| matches!(told, Progress::Planned { .. }))
+        .count();
+    assert_eq!(planned, 2);
+}
+
+#[tokio::test]
+async fn several_damaged_copies_are_passed_over() {
+    let golden = Golden::load("ps4096");
+    let right = &golden.manifest["latest"]["sha256"];
+    let snapshots = golden.replica.files();
+    let snapshots: Vec<_> = snapshots
+        .into_iter()
+        .filter(|id| id.level.get() > 0)
+        .collect();
+    for id in &snapshots {
+        golden.replica.corrupt(*id, 120);
+    }
+
+    let (restored, content) = restored(&golden.replica, Target::Latest).await.unwrap();
+
+    assert_eq!(sha256(&content), *right);
+    assert!(restored.damaged.len() > 3);
+    assert!(restored.files.iter().all(|file| file.id.level.get() == 0));
+}
+
+#[tokio::test]
+async fn a_damaged_newest_file_never_gives_an_older_state() {
+    let (replica, _) = small();
+    let newest = file(0, 3..=3);
+    replica.corrupt(newest, 101);
+
+    for target in [Target::Latest, Target::Txid(txid(3))] {
+        match restored(&replica, target).await.unwrap_err() {
+            RestoreError::Damaged {
+                txid: wanted,
+                damaged,
+            } => {
+                assert_eq!(wanted, txid(3));
+                assert_eq!(damaged.iter().map(|d| d.file).collect::<Vec<_>>(), [newest]);
+            }
+            error => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_meanwhile_is_replaced_by_what_is_there_now() {
+    let (replica, states) = small();
+    let merged = file(1, 1..=3);
+    let pages = [(1, 2), (2, 3)];
+    Made::new(merged, 2, &pages).put(&replica);
+    // Listed, and gone when it is opened.
+    replica
+        .on(Op::Open)
+        .of(merged)
+        .every(1)
+        .fail(ErrorKind::NotFound);
+
+    let (restored, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!(content, states[2]);
+    assert_eq!(
+        restored.damaged,
+        [Damage {
+            file: merged,
+            fault: Fault::Missing
+        }]
+    );
+}
+
+#[tokio::test]
+async fn a_transient_error_is_no_damage() {
+    let (replica, _) = small();
+    for kind in [
+        ErrorKind::Unavailable,
+        ErrorKind::PermissionDenied,
+        ErrorKind::Other,
+    ] {
+        for (skip, at_byte) in [(0, 0), (1, 0), (1, 60), (2, 120), (3, 10)] {
+            replica.on(Op::Open).skip(skip).at_byte(at_byte).fail(kind);
+
+            match restored(&replica, Target::Latest).await.unwrap_err() {
+                RestoreError::Store(error) => assert_eq!(error.kind(), kind),
+                error => panic!("{error}"),
+            }
+            replica.assert_faults_used();
+            replica.clear_faults();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_fails_is_an_error_and_no_short_listing() {
+    let (replica, _) = small();
+    replica
+        .on(Op::List)
+        .at_level(replica_core::Level::RAW)
+        .at_item(1)
+        .fail(ErrorKind::Unavailable);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert!(matches!(error, RestoreError::Store(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_short_body_that_claims_to_be_whole_is_noticed() {
+    let (replica, _) = small();
+    replica
+        .on(Op::Open)
+        .of(file(0, 1..=1))
+        .every(1)
+        .short_body(90);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert!(error.to_string().contains("ends at byte 90"), "{error}");
+}
+
+#[tokio::test]
+async fn a_gap_is_an_error() {
+    let (replica, _) = small();
+    replica.remove(file(0, 2..=2));
+
+    match restored(&replica, Target::Latest).await.unwrap_err() {
+        RestoreError::Plan(error) => {
+            assert_eq!(
+                error,
+                PlanError::Gap {
+                    after: txid(1),
+                    next: file(0, 3..=3)
+                }
+            );
+        }
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn nothing_to_restore_is_an_error() {
+    match restored(&MockClient::new(), Target::Latest)
+        .await
+        .unwrap_err()
+    {
+        RestoreError::Plan(error) => assert_eq!(error, PlanError::Empty),
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn pages_of_another_size_are_an_error_that_names_the_file() {
+    let (replica, _) = small();
+    let mut other = Made::new(file(0, 3..=3), 2, &[(2, 3)]);
+    other.page_size = 1024;
+    other.put(&replica);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "transaction 0000000000000003 can't be restored: \
+         0/0000000000000003-0000000000000003.ltx: its database has pages of 1024 bytes, where the \
+         file before it, 0/0000000000000002-0000000000000002.ltx, has 512"
+    );
+}
+
+#[tokio::test]
+async fn a_file_under_the_name_of_another_is_an_error_that_names_it() {
+    let (replica, _) = small();
+    let second = replica.content(file(0, 2..=2)).unwrap();
+    replica.put(file(0, 3..=3), replica_core::Timestamp::EPOCH, second);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "transaction 0000000000000003 can't be restored: \
+         0/0000000000000003-0000000000000003.ltx: its header says that it is \
+         0000000000000002-0000000000000002.ltx"
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_grows_needs_all_of_its_new_pages() {
+    let (replica, _) = small();
+    let grows = file(0, 4..=4);
+    Made::new(grows, 6, &[(1, 4), (4, 4), (6, 4)]).put(&replica);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "transaction 0000000000000004 can't be restored: {grows}: it makes the database \
+             larger, but page 3 is in no file"
+        )
+    );
+}
+
+/// The pages from before the database shrank are not those from after it grew again.
+#[tokio::test]
+async fn pages_of_a_larger_past_do_not_come_back() {
+    let (replica, _) = small();
+    Made::new(file(0, 4..=4), 4, &[(4, 4)]).put(&replica);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert!(
+        error.to_string().contains("page 3 is in no file"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn new_pages_may_come_late() {
+    let (replica, _) = small();
+    Made::new(file(0, 4..=4), 6, &[(1, 4), (4, 4), (6, 4)]).put(&replica);
+    Made::new(file(0, 5..=5), 6, &[(3, 5)]).put(&replica);
+    Made::new(file(0, 6..=6), 5, &[(5, 6)]).put(&replica);
+
+    let (_, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!(content, database(&[4, 3, 5, 4, 6]));
+}
+
+#[tokio::test]
+async fn missing_pages_don_t_matter_once_they_are_cut_off() {
+    let (replica, _) = small();
+    Made::new(file(0, 4..=4), 1_000_000, &[(1, 4)]).put(&replica);
+    Made::new(file(0, 5..=5), 2, &[]).put(&replica);
+
+    let (_, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!(content, database(&[4, 3]));
+}
+
+/// The checksum of the database of `pages`, in the order of their numbers from 1.
+fn checksum(fills: &[u8]) -> Checksum {
+    let mut database = DatabaseChecksum::default();
+    for (fill, pgno) in fills.iter().zip(1..) {
+        let page = page(pgno, *fill, PAGE_SIZE);
+        database.add(Checksum::of_page(Pgno::new(pgno).unwrap(), &page));
+    }
+    database.get()
+}
+
+fn with_checksums(id: FileId, pages: &[(u32, u8)], before: Option<&[u8]>, after: &[u8]) -> Made {
+    let mut made = Made::new(id, after.len() as u32, pages);
+    made.checksums = Some((before.map(checksum), checksum(after)));
+    made
+}
+
+#[tokio::test]
+async fn checksums_of_the_database_are_kept_from_file_to_file() {
+    let replica = MockClient::new();
+    with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
+    with_checksums(file(0, 2..=2), &[(2, 2), (3, 2)], Some(&[1, 1]), &[1, 2, 2]).put(&replica);
+    with_checksums(file(0, 3..=3), &[(1, 3)], Some(&[1, 2, 2]), &[3, 2]).put(&replica);
+
+    let (_, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!(content, database(&[3, 2]));
+}
+
+#[tokio::test]
+async fn a_file_that_continues_another_database_is_damaged() {
+    let replica = MockClient::new();
+    with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
+    with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 9]), &[1, 2]).put(&replica);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert!(
+        error
+            .to_string()
+            .contains("it starts from database checksum"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&file(0, 2..=2).to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_leave_the_database_it_says_is_damaged() {
+    let replica = MockClient::new();
+    with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
+    with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 1]), &[1, 9]).put(&replica);
+
+    let error = restored(&replica, Target::Latest).await.unwrap_err();
+
+    assert!(
+        error.to_string().contains("it ends with database checksum"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&file(0, 2..=2).to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_database_without_pages_is_an_empty_file() {
+    let replica = MockClient::new();
+    Made::new(file(9, 1..=1), 0, &[]).put(&replica);
+
+    let (restored, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!((restored.bytes, content), (0, Vec::new()));
+}

@@ -1,0 +1,422 @@
+//! What a restore does at its target, and does not.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use replica_core::Op;
+use replica_engine::{Existing, Progress, RestoreError, RestoreOptions, Target, restore};
+use replica_mock::{MockClient, file};
+
+use crate::support::{Made, Output, database, page, small};
+
+async fn fails(replica: &MockClient, options: &RestoreOptions) -> RestoreError {
+    let result = restore(Arc::new(replica.clone()), options, |_| {}).await;
+    result.expect_err("the restore should fail")
+}
+
+/// The options that put a database in the place of another.
+fn replacing(output: &Output) -> RestoreOptions {
+    let mut options = output.options(Target::Latest);
+    options.existing = Existing::Replace;
+    options
+}
+
+#[tokio::test]
+async fn a_database_is_for_its_owner_only_unless_told_otherwise() {
+    let (replica, _) = small();
+    for (mode, wanted) in [(None, 0o600), (Some(0o640), 0o640)] {
+        let output = Output::new();
+        let mut options = output.options(Target::Latest);
+        options.mode = mode.unwrap_or(options.mode);
+
+        restore(Arc::new(replica.clone()), &options, |_| {})
+            .await
+            .unwrap();
+
+        let permissions = fs::metadata(output.path()).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, wanted);
+    }
+}
+
+#[tokio::test]
+async fn what_exists_is_refused_before_anything_is_fetched() {
+    let (replica, _) = small();
+    for name in [
+        "restored.db",
+        "restored.db-wal",
+        "restored.db-shm",
+        "restored.db-journal",
+    ] {
+        let output = Output::new();
+        let there = output.folder().join(name);
+        fs::write(&there, "precious").unwrap();
+
+        let error = fails(&replica, &output.options(Target::Latest)).await;
+
+        assert!(
+            error.to_string().starts_with(&there.display().to_string()),
+            "{error}"
+        );
+        assert_eq!(fs::read(&there).unwrap(), b"precious");
+        assert_eq!(output.names(), [name]);
+        assert!(replica.calls().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_exists_too() {
+    let (replica, _) = small();
+    let output = Output::new();
+    symlink("nowhere", output.path()).unwrap();
+
+    let error = fails(&replica, &output.options(Target::Latest)).await;
+
+    assert!(
+        matches!(error, RestoreError::TargetExists { .. }),
+        "{error}"
+    );
+}
+
+/// Puts a file at `name` as soon as the restore has been planned.
+fn appear(output: &Output, name: &str) -> impl Fn(Progress) + Send + Sync + 'static {
+    let path = output.folder().join(name);
+    move |progress| {
+        if matches!(progress, Progress::Planned { .. }) {
+            fs::write(&path, "precious").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_appears_meanwhile_is_not_overwritten() {
+    let (replica, _) = small();
+    for name in ["restored.db", "restored.db-wal"] {
+        let output = Output::new();
+        let options = output.options(Target::Latest);
+
+        let result = restore(Arc::new(replica.clone()), &options, appear(&output, name)).await;
+
+        let error = result.expect_err("something has appeared");
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(fs::read(output.folder().join(name)).unwrap(), b"precious");
+        assert_eq!(output.names(), [name]);
+    }
+}
+
+#[tokio::test]
+async fn an_old_database_is_replaced_with_all_that_is_beside_it() {
+    let (replica, states) = small();
+    let output = Output::new();
+    for name in [
+        "restored.db",
+        "restored.db-wal",
+        "restored.db-shm",
+        "restored.db-journal",
+    ] {
+        fs::write(output.folder().join(name), "old").unwrap();
+    }
+
+    restore(Arc::new(replica), &replacing(&output), |_| {})
+        .await
+        .unwrap();
+
+    assert_eq!(output.content(), states[2]);
+    assert_eq!(output.names(), ["restored.db"]);
+}
+
+#[tokio::test]
+async fn an_old_database_stays_as_it_was_until_the_new_one_is_whole() {
+    let (replica, _) = small();
+    replica.corrupt(file(0, 3..=3), 110);
+    let output = Output::new();
+    fs::write(output.path(), "old").unwrap();
+    fs::write(output.folder().join("restored.db-wal"), "old log").unwrap();
+
+    let error = fails(&replica, &replacing(&output)).await;
+
+    assert!(matches!(error, RestoreError::Damaged { .. }), "{error}");
+    assert_eq!(output.content(), b"old");
+    assert_eq!(
+        fs::read(output.folder().join("restored.db-wal")).unwrap(),
+        b"old log"
+    );
+    assert_eq!(output.names().len(), 2, "{:?}", output.names());
+}
+
+#[tokio::test]
+async fn what_a_link_leads_to_is_replaced_and_not_the_link() {
+    let (replica, states) = small();
+    let output = Output::new();
+    let real = output.folder().join("real.db");
+    fs::write(&real, "old").unwrap();
+    symlink("real.db", output.path()).unwrap();
+
+    restore(Arc::new(replica), &replacing(&output), |_| {})
+        .await
+        .unwrap();
+
+    assert!(output.path().symlink_metadata().unwrap().is_symlink());
+    assert_eq!(fs::read(&real).unwrap(), states[2]);
+}
+
+#[tokio::test]
+async fn a_folder_is_no_target() {
+    let (replica, _) = small();
+    let output = Output::new();
+    fs::create_dir(output.path()).unwrap();
+    for mut options in [output.options(Target::Latest), replacing(&output)] {
+        let error = fails(&replica, &options).await;
+        assert!(matches!(error, RestoreError::NotAFile { .. }), "{error}");
+
+        options.output = "/".into();
+        let error = fails(&replica, &options).await;
+        assert!(matches!(error, RestoreError::NotAFile { .. }), "{error}");
+    }
+    assert!(replica.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_folder_that_can_not_be_written_to_is_told_before_anything_is_fetched() {
+    let (replica, _) = small();
+    let output = Output::new();
+    fs::write(output.folder().join("file"), "").unwrap();
+    for (folder, says) in [
+        ("missing", "it does not exist, so make it first"),
+        ("file", "it is not a folder"),
+    ] {
+        let folder = output.folder().join(folder);
+
+        let error = fails(&replica, &RestoreOptions::new(folder.join("x.db"))).await;
+
+        assert_eq!(
+            error.to_string(),
+            format!("can't write in {}: {says}", folder.display())
+        );
+    }
+    assert!(replica.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_fit_is_told_before_it_is_fetched() {
+    let replica = MockClient::new();
+    let pages = [(1, 1), (2, 1)];
+    Made::new(file(0, 1..=1), 2, &pages).put(&replica);
+    let mut huge = Made::new(file(0, 2..=2), u32::MAX, &[(3, 3)]);
+    huge.page_size = 512;
+    huge.put(&replica);
+    let output = Output::new();
+
+    let error = fails(&replica, &output.options(Target::Latest)).await;
+
+    match error {
+        RestoreError::DiskFull {
+            needed,
+            available,
+            path,
+        } => {
+            assert_eq!((needed, path), (512 * u64::from(u32::MAX), output.path()));
+            assert!(available < needed);
+        }
+        error => panic!("{error}"),
+    }
+    output.assert_empty();
+}
+
+/// A header that is damaged may ask for any size.
+#[tokio::test]
+async fn a_damaged_size_is_damage_and_no_full_disk() {
+    let (replica, _) = small();
+    replica.corrupt(file(0, 3..=3), 12);
+    let output = Output::new();
+
+    let error = fails(&replica, &output.options(Target::Latest)).await;
+
+    assert!(matches!(error, RestoreError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn progress_adds_up() {
+    let (replica, states) = small();
+    let output = Output::new();
+    let told = Arc::new(Mutex::new((0, 0, 0, Vec::new())));
+    let listener = Arc::clone(&told);
+
+    let restored = restore(
+        Arc::new(replica.clone()),
+        &output.options(Target::Latest),
+        move |progress| {
+            let mut told = listener.lock().unwrap();
+            match progress {
+                Progress::Planned { bytes, .. } => told.0 = bytes,
+                Progress::Read { bytes } => told.1 += bytes,
+                Progress::Written { bytes } => told.2 += bytes,
+                other => told.3.push(format!("{other:?}")),
+            }
+        },
+    )
+    .await
+    .unwrap();
+
+    let told = told.lock().unwrap();
+    let stored: u64 = restored.files.iter().map(|file| file.size).sum();
+    assert_eq!((told.0, told.1), (stored, stored));
+    assert_eq!(told.2, 6 * 512, "the pages of three files");
+    assert_eq!(told.3, ["Syncing"]);
+    assert_eq!(restored.bytes, states[2].len() as u64);
+}
+
+#[tokio::test]
+async fn any_number_of_restores_run_side_by_side() {
+    let (replica, states) = small();
+    let output = Output::new();
+    let options = |index: usize| RestoreOptions::new(output.folder().join(format!("{index}.db")));
+
+    let all: Vec<RestoreOptions> = (0..20).map(options).collect();
+    let restores = all
+        .iter()
+        .map(|options| restore(Arc::new(replica.clone()), options, |_| {}));
+    let results = futures::future::join_all(restores).await;
+
+    assert!(results.iter().all(Result::is_ok));
+    for options in all {
+        assert_eq!(fs::read(options.output).unwrap(), states[2]);
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_restores_to_one_path_wins_whole() {
+    let (replica, states) = small();
+    let output = Output::new();
+    let options = output.options(Target::Latest);
+    let client: Arc<MockClient> = Arc::new(replica);
+
+    let (one, two) = futures::join!(
+        restore(client.clone(), &options, |_| {}),
+        restore(client.clone(), &options, |_| {})
+    );
+
+    assert_eq!(
+        [one.is_ok(), two.is_ok()].iter().filter(|ok| **ok).count(),
+        1
+    );
+    assert_eq!(output.content(), states[2]);
+    assert_eq!(output.names(), ["restored.db"]);
+}
+
+/// The one page that SQLite never writes to is in no file of a replica.
+#[tokio::test]
+async fn the_lock_page_is_left_as_zeros() {
+    let replica = MockClient::new();
+    let size = 65_536;
+    let lock_page = (0x4000_0000 / size + 1) as u32;
+    let pages: Vec<(u32, u8)> = (1..=lock_page + 1)
+        .filter(|pgno| *pgno != lock_page)
+        .map(|pgno| (pgno, 0))
+        .collect();
+    let mut made = Made::new(file(9, 1..=1), lock_page + 1, &pages);
+    made.page_size = size;
+    made.put(&replica);
+    let output = Output::new();
+
+    let restored = restore(Arc::new(replica), &output.options(Target::Latest), |_| {})
+        .await
+        .unwrap();
+
+    use std::os::unix::fs::FileExt;
+    let database = fs::File::open(output.path()).unwrap();
+    let read = |pgno: u32| {
+        let mut bytes = vec![9; size];
+        database
+            .read_exact_at(&mut bytes, u64::from(pgno - 1) * size as u64)
+            .unwrap();
+        bytes
+    };
+    assert_eq!(restored.pages, lock_page + 1);
+    assert_eq!(read(lock_page - 1), page(lock_page - 1, 0, size));
+    assert_eq!(read(lock_page), vec![0; size]);
+    assert_eq!(read(lock_page + 1), page(lock_page + 1, 0, size));
+}
+
+#[tokio::test]
+async fn memory_is_bounded_by_what_is_fetched_ahead() {
+    let replica = MockClient::new().with_chunk_size(1 << 20);
+    let pages: Vec<(u32, u8)> = (1..=400).map(|pgno| (pgno, 1)).collect();
+    let mut made = Made::new(file(9, 1..=1), 400, &pages);
+    made.page_size = 65_536;
+    made.put(&replica);
+    for number in 2..100 {
+        Made {
+            page_size: 65_536,
+            ..Made::new(file(0, number..=number), 400, &[(1, 2)])
+        }
+        .put(&replica);
+    }
+    let output = Output::new();
+    let most = Arc::new(Mutex::new(0));
+    let (listener, calls) = (Arc::clone(&most), replica.clone());
+
+    let mut options = output.options(Target::Latest);
+    options.fetch_ahead = 1 << 20;
+    restore(Arc::new(replica.clone()), &options, move |_| {
+        let running = calls.running();
+        let mut most = listener.lock().unwrap();
+        *most = running.max(*most);
+    })
+    .await
+    .unwrap();
+
+    assert!(*most.lock().unwrap() <= 8, "{most:?} reads at a time");
+    let largest = replica
+        .calls()
+        .iter()
+        .filter(|call| call.op() == Op::Open)
+        .map(|call| call.bytes)
+        .max();
+    assert!(
+        largest.is_some_and(|bytes| bytes <= 1 << 17),
+        "{largest:?} bytes in one read"
+    );
+}
+
+fn age(path: &std::path::Path) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_restore_left_is_removed_and_nothing_else() {
+    let (replica, _) = small();
+    let output = Output::new();
+    let left = |name: &str| {
+        let path = output.folder().join(name);
+        fs::write(&path, "left").unwrap();
+        path
+    };
+    let dead = left(".replica-restore-0000000000000001.tmp");
+    let young = left(".replica-restore-0000000000000002.tmp");
+    let alive = left(".replica-restore-0000000000000003.tmp");
+    let aside = left(".replica-restore-0000000000000004-wal");
+    let other = left("replica-restore-0000000000000005.tmp");
+    let lock = fs::File::open(&alive).unwrap();
+    lock.lock().unwrap();
+    for path in [&dead, &alive, &aside, &other] {
+        age(path);
+    }
+
+    restore(Arc::new(replica), &output.options(Target::Latest), |_| {})
+        .await
+        .unwrap();
+
+    assert!(!dead.exists());
+    for path in [young, alive, aside, other] {
+        assert!(path.exists(), "{path:?} was removed");
+    }
+}
+
+#[test]
+fn a_small_database_is_what_it_should_be() {
+    assert_eq!(database(&[1, 2])[512..], page(2, 2, 512));
+}

@@ -1,0 +1,215 @@
+//! Replicas to restore from, and what must come of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ltx::{Checksum, Compression, Encoder, Header, PageSize, Pgno};
+use replica_core::{FileId, Timestamp, Txid};
+use replica_engine::{RestoreError, RestoreOptions, Restored, Target, restore};
+use replica_mock::{MockClient, file};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+pub(crate) const PAGE_SIZE: usize = 512;
+
+/// A set of the replicas that Litestream wrote.
+pub(crate) struct Golden {
+    pub(crate) manifest: Value,
+    pub(crate) replica: MockClient,
+}
+
+impl Golden {
+    pub(crate) const SETS: [&str; 5] = ["ps512", "ps4096", "ps65536", "vacuum", "autovac"];
+
+    /// The set `name`, whose files have the times that they were written with.
+    pub(crate) fn load(name: &str) -> Golden {
+        Golden::load_with_times(name, |_, written| written)
+    }
+
+    /// The set `name`, whose files have the times that `time` gives them.
+    pub(crate) fn load_with_times(
+        name: &str,
+        time: impl Fn(FileId, Timestamp) -> Timestamp,
+    ) -> Golden {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ltx/tests/golden");
+        let manifest = std::fs::read(root.join("manifest.json")).expect("the golden manifest");
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let manifest = manifest["sets"][name].clone();
+        let replica = MockClient::new();
+        for (path, facts) in manifest["files"].as_object().expect("the set's files") {
+            let id = replica_core::Layout::Tree
+                .parse(path)
+                .expect("a file of a replica");
+            let written = Timestamp::from_millis(facts["mtime_ms"].as_i64().unwrap());
+            let content = std::fs::read(root.join(name).join("replica").join(path)).unwrap();
+            replica.put(id, time(id, written), content);
+        }
+        Golden { manifest, replica }
+    }
+}
+
+/// A folder that a database is restored into.
+pub(crate) struct Output {
+    folder: TempDir,
+}
+
+impl Output {
+    pub(crate) fn new() -> Output {
+        Output {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("restored.db")
+    }
+
+    pub(crate) fn options(&self, target: Target) -> RestoreOptions {
+        let mut options = RestoreOptions::new(self.path());
+        options.target = target;
+        options
+    }
+
+    /// What was restored.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        std::fs::read(self.path()).expect("a restored database")
+    }
+
+    /// The names in the folder.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    pub(crate) fn assert_empty(&self) {
+        assert_eq!(self.names(), Vec::<String>::new(), "something was left");
+    }
+}
+
+/// Restores `target` into a new folder.
+pub(crate) async fn restored(
+    replica: &MockClient,
+    target: Target,
+) -> Result<(Restored, Vec<u8>), RestoreError> {
+    let output = Output::new();
+    let result = restore(Arc::new(replica.clone()), &output.options(target), |_| {}).await;
+    match result {
+        Ok(restored) => {
+            assert_eq!(output.names(), ["restored.db"], "something was left");
+            Ok((restored, output.content()))
+        }
+        Err(error) => {
+            output.assert_empty();
+            Err(error)
+        }
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+pub(crate) fn txid(number: u64) -> Txid {
+    Txid::new(number).expect("transactions count from 1")
+}
+
+pub(crate) fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+/// One LTX file, page by page.
+pub(crate) struct Made {
+    pub(crate) id: FileId,
+    pub(crate) page_size: usize,
+    pub(crate) commit: u32,
+    /// The pages' numbers, and what fills them.
+    pub(crate) pages: Vec<(u32, u8)>,
+    pub(crate) time: Timestamp,
+    /// The checksums before and after, where it has some.
+    pub(crate) checksums: Option<(Option<Checksum>, Checksum)>,
+}
+
+impl Made {
+    /// A file without checksums, of the time that is its last transaction in seconds.
+    pub(crate) fn new(id: FileId, commit: u32, pages: &[(u32, u8)]) -> Made {
+        Made {
+            id,
+            page_size: PAGE_SIZE,
+            commit,
+            pages: pages.to_vec(),
+            time: at(1000 * id.txids.max().get() as i64),
+            checksums: None,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let page_size = PageSize::new(self.page_size as u32).unwrap();
+        let mut header = Header::new(page_size, self.commit, self.id.txids, self.time);
+        if let Some((pre_apply, _)) = self.checksums {
+            header = header.with_checksums(pre_apply).unwrap();
+        }
+        let mut out = Vec::new();
+        let mut encoder = Encoder::new(header, Compression::Blocks, &mut out);
+        for &(pgno, fill) in &self.pages {
+            let page = page(pgno, fill, self.page_size);
+            encoder
+                .page(Pgno::new(pgno).unwrap(), &page, &mut out)
+                .unwrap();
+        }
+        let post_apply = self.checksums.map(|(_, post_apply)| post_apply);
+        encoder.finish(post_apply, &mut out).unwrap();
+        out
+    }
+
+    pub(crate) fn put(&self, replica: &MockClient) {
+        replica.put(self.id, self.time, self.encode());
+    }
+}
+
+/// A page whose beginning compresses little, so that many bytes of a file count.
+pub(crate) fn page(pgno: u32, fill: u8, size: usize) -> Vec<u8> {
+    let mut state = u64::from(pgno) << 8 | u64::from(fill);
+    let mut page = vec![fill; size];
+    for byte in &mut page[..60] {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = (state >> 56) as u8;
+    }
+    page
+}
+
+/// The database of `pages`, in the order of their numbers from 1.
+pub(crate) fn database(fills: &[u8]) -> Vec<u8> {
+    let pages = fills
+        .iter()
+        .zip(1..)
+        .map(|(fill, pgno)| page(pgno, *fill, PAGE_SIZE));
+    pages.collect::<Vec<_>>().concat()
+}
+
+/// Three transactions of a database of four pages, and its state after each.
+///
+/// The third also lies in a file of level 1 with the second.
+pub(crate) fn small() -> (MockClient, [Vec<u8>; 3]) {
+    let replica = MockClient::new();
+    Made::new(file(0, 1..=1), 3, &[(1, 1), (2, 1), (3, 1)]).put(&replica);
+    Made::new(file(0, 2..=2), 4, &[(1, 2), (4, 2)]).put(&replica);
+    Made::new(file(0, 3..=3), 2, &[(2, 3)]).put(&replica);
+    let states = [
+        database(&[1, 1, 1]),
+        database(&[2, 1, 1, 2]),
+        database(&[2, 3]),
+    ];
+    (replica, states)
+}

@@ -1,0 +1,155 @@
+//! A time restores right even where the store has lost the times of the files.
+
+use std::time::Duration;
+
+use replica_core::{Capabilities, Op, Timestamp};
+use replica_engine::{PlanError, RestoreError, Target};
+use replica_mock::{MockClient, MockStore, file};
+
+use crate::support::{Golden, at, database, restored, sha256, small, txid};
+
+async fn check_both_times(golden: &Golden) {
+    for (time, wanted) in golden.manifest["restore_timestamp"].as_object().unwrap() {
+        let (_, content) = restored(&golden.replica, Target::Time(time.parse().unwrap()))
+            .await
+            .unwrap_or_else(|error| panic!("{time}: {error}"));
+
+        assert_eq!(sha256(&content), wanted["sha256"], "{time}");
+    }
+}
+
+#[tokio::test]
+async fn times_of_a_copy_are_not_believed() {
+    let copied_at: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+    for set in Golden::SETS {
+        check_both_times(&Golden::load_with_times(set, |_, _| copied_at)).await;
+    }
+}
+
+#[tokio::test]
+async fn times_from_before_everything_are_not_believed() {
+    for set in Golden::SETS {
+        check_both_times(&Golden::load_with_times(set, |_, _| Timestamp::EPOCH)).await;
+    }
+}
+
+#[tokio::test]
+async fn times_of_an_old_copy_that_litestream_has_continued_are_not_believed() {
+    let copied_at: Timestamp = "2026-11-21T07:44:00Z".parse().unwrap();
+    for set in Golden::SETS {
+        let half = |id: replica_core::FileId, written| {
+            if id.txids.max().get() < 5 {
+                copied_at
+            } else {
+                written
+            }
+        };
+        check_both_times(&Golden::load_with_times(set, half)).await;
+    }
+}
+
+#[tokio::test]
+async fn times_out_of_order_are_not_believed() {
+    for set in Golden::SETS {
+        let shuffled = |id: replica_core::FileId, written: Timestamp| {
+            at(written.as_millis() + 7919 * id.txids.max().get() as i64 % 5000)
+        };
+        check_both_times(&Golden::load_with_times(set, shuffled)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_times_has_its_headers_read() {
+    let golden = Golden::load("ps4096");
+    let store = MockStore::with_capabilities(Capabilities::FULL.with_timestamp_resolution(None));
+    let replica = store.client("");
+    replica.restore(&golden.replica.snapshot());
+
+    check_both_times(&Golden { replica, ..golden }).await;
+}
+
+#[tokio::test]
+async fn within_the_resolution_of_a_store_the_header_decides() {
+    let coarse = Capabilities::FULL.with_timestamp_resolution(Some(Duration::from_secs(10)));
+    let replica = MockClient::with_capabilities(coarse);
+    let (exact, states) = small();
+    replica.restore(&exact.snapshot());
+
+    // Listed as 0 s are all: transactions of 1 s, 2 s and 3 s.
+    for (time, state) in [
+        (1_001, &states[0]),
+        (2_000, &states[0]),
+        (2_001, &states[1]),
+    ] {
+        let (_, content) = restored(&replica, Target::Time(at(time))).await.unwrap();
+
+        assert_eq!(&content, state, "{time}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_is_right_costs_few_headers() {
+    let replica = MockClient::new();
+    for number in 1..=100 {
+        let commit = 1;
+        crate::support::Made::new(file(0, number..=number), commit, &[(1, number as u8)])
+            .put(&replica);
+    }
+
+    let (restored, content) = restored(&replica, Target::Time(at(1_500))).await.unwrap();
+
+    assert_eq!((restored.txid, content), (txid(1), database(&[1])));
+    assert!(replica.count(Op::Open) <= 4, "{:?}", replica.calls());
+}
+
+#[tokio::test]
+async fn a_time_outside_the_replica_is_an_error_that_says_what_there_is() {
+    let (replica, _) = small();
+
+    for (time, wanted) in [
+        (
+            1_000,
+            PlanError::TimeBeforeFirst {
+                time: at(1_000),
+                first: at(1_000),
+            },
+        ),
+        (
+            3_001,
+            PlanError::TimeBeyondEnd {
+                time: at(3_001),
+                last: at(3_000),
+            },
+        ),
+    ] {
+        let error = restored(&replica, Target::Time(at(time)))
+            .await
+            .unwrap_err();
+
+        match error {
+            RestoreError::Plan(error) => assert_eq!(error, wanted),
+            error => panic!("{error}"),
+        }
+    }
+}
+
+/// The header is damaged, so its time is unknown: it may be older than the time asked for.
+#[tokio::test]
+async fn a_file_whose_time_is_unknown_is_not_passed_over() {
+    let (replica, _) = small();
+    for (id, (_, content)) in replica.snapshot() {
+        replica.put(id, at(99_000), content);
+    }
+    replica.corrupt(file(0, 2..=2), 0);
+
+    let error = restored(&replica, Target::Time(at(2_500)))
+        .await
+        .unwrap_err();
+
+    assert!(
+        error
+            .to_string()
+            .contains("0/0000000000000002-0000000000000002.ltx"),
+        "{error}"
+    );
+}
