@@ -175,29 +175,25 @@ fn pages(content: Content, count: u32) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A page like a table's leaf: free space, then rows of a key, a few words and a small number.
+/// A page like a table's leaf: free space, then rows of a key and a few fields as text.
 fn rows(random: &mut Random) -> Vec<u8> {
-    const WORDS: [&str; 12] = [
-        "pending",
-        "shipped",
-        "delivered",
-        "customer",
-        "account",
-        "invoice",
-        "north",
-        "south",
-        "2026-11-21T07:44:47Z",
-        "info@example.org",
-        "standard",
-        "express",
+    const FIELDS: [&str; 8] = [
+        "{\"status\":\"delivered\",",
+        "{\"status\":\"pending\",",
+        "\"updated_at\":\"2026-11-21T07:44:47Z\",",
+        "\"customer\":\"someone@example.org\",",
+        "\"warehouse\":\"north\",",
+        "\"warehouse\":\"south\",",
+        "\"carrier\":\"express\",",
+        "\"note\":null}",
     ];
-    let mut page = vec![0; PAGE / 8];
+    let mut page = vec![0; PAGE / 5];
     while page.len() < PAGE {
         page.extend_from_slice(&[0x8a, 0x2b, 0x07, 0x00]);
         page.extend_from_slice(&(random.next() as u32 & 0xffff).to_be_bytes());
         for _ in 0..6 {
-            let word = WORDS[random.next() as usize % WORDS.len()];
-            page.extend_from_slice(word.as_bytes());
+            let field = FIELDS[random.next() as usize % FIELDS.len()];
+            page.extend_from_slice(field.as_bytes());
         }
     }
     page.truncate(PAGE);
