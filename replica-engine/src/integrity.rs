@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rusqlite::{Connection, InterruptHandle, OpenFlags};
+use rusqlite::{Connection, Error, InterruptHandle, OpenFlags};
 
 use crate::RestoreError;
 use crate::restore::run_blocking;
@@ -36,7 +36,11 @@ pub(crate) async fn check_integrity(path: &Path, integrity: Integrity) -> Result
     .await??;
     let _interrupt = Interrupt(connection.get_interrupt_handle());
     run_blocking(move || {
-        let findings = findings(&connection, pragma).map_err(RestoreError::Unchecked)?;
+        let findings = findings(&connection, pragma).or_else(|error| match error {
+            // So broken that the check itself fails.
+            Error::SqliteFailure(code, _) if is_verdict(code) => Ok(vec![error.to_string()]),
+            error => Err(RestoreError::Unchecked(error)),
+        })?;
         if findings == ["ok"] {
             Ok(())
         } else {
@@ -51,6 +55,11 @@ fn findings(connection: &Connection, pragma: &str) -> rusqlite::Result<Vec<Strin
         .prepare(pragma)?
         .query_map((), |row| row.get(0))?
         .collect()
+}
+
+fn is_verdict(error: rusqlite::ffi::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.code, DatabaseCorrupt | NotADatabase)
 }
 
 /// The database at `path` as one that nobody changes: SQLite then makes no file beside it.

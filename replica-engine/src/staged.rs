@@ -361,3 +361,81 @@ fn rename_exclusively(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to)?;
     fs::remove_file(from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn staged(folder: &Path, existing: Existing) -> Staged {
+        let destination = Destination::new(&folder.join("x.db"), existing).unwrap();
+        Staged::new(destination, 0o600).unwrap()
+    }
+
+    #[test]
+    fn what_was_dropped_can_not_be_published() {
+        for existing in [Existing::Refuse, Existing::Replace] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut staged = staged(folder.path(), existing);
+            let publication = staged.publication();
+
+            drop(staged);
+
+            assert!(publication.publish().is_err());
+            assert_eq!(names(folder.path()), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_fails_puts_everything_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = ["x.db", "x.db-journal", "x.db-shm", "x.db-wal"];
+        for name in old {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let mut staged = staged(folder.path(), Existing::Replace);
+        let publication = staged.publication();
+        drop(staged);
+
+        let error = publication.publish().unwrap_err();
+
+        assert!(matches!(error, RestoreError::Write { .. }), "{error}");
+        assert_eq!(names(folder.path()), old);
+        for name in old {
+            assert_eq!(fs::read(folder.path().join(name)).unwrap(), name.as_bytes());
+        }
+    }
+
+    #[test]
+    fn nothing_is_renamed_onto_what_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, "new").unwrap();
+        fs::write(&to, "old").unwrap();
+
+        let error = rename_exclusively(&from, &to).unwrap_err();
+
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&to).unwrap(), b"old");
+    }
+
+    #[test]
+    fn two_staged_files_are_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (
+            staged(folder.path(), Existing::Refuse),
+            staged(folder.path(), Existing::Refuse),
+        );
+
+        assert_ne!(one.path(), two.path());
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+}

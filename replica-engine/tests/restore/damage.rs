@@ -210,6 +210,83 @@ async fn a_file_that_was_deleted_meanwhile_is_replaced_by_what_is_there_now() {
     );
 }
 
+/// A replicator compacts, and deletes what it has compacted, while a restore goes on.
+#[tokio::test]
+async fn what_was_compacted_meanwhile_is_listed_again() {
+    let (replica, _) = small();
+    let output = Output::new();
+    let replicator = replica.clone();
+
+    let restored = restore(
+        Arc::new(replica.clone()),
+        &output.options(Target::Latest),
+        move |progress| {
+            if matches!(progress, Progress::Planned { txid, .. } if txid.get() == 3) {
+                Made::new(file(1, 2..=4), 2, &[(1, 4), (2, 4)]).put(&replicator);
+                replicator.remove(file(0, 2..=2));
+                replicator.remove(file(0, 3..=3));
+            }
+        },
+    )
+    .await
+    .unwrap();
+
+    assert_eq!(restored.txid, txid(4));
+    assert_eq!(output.content(), database(&[4, 4]));
+}
+
+#[tokio::test]
+async fn what_was_deleted_meanwhile_never_gives_an_older_state() {
+    let (replica, _) = small();
+    let output = Output::new();
+    let replicator = replica.clone();
+
+    let result = restore(
+        Arc::new(replica.clone()),
+        &output.options(Target::Latest),
+        move |progress| {
+            if matches!(progress, Progress::Planned { .. }) {
+                replicator.remove(file(0, 3..=3));
+            }
+        },
+    )
+    .await;
+
+    match result.unwrap_err() {
+        RestoreError::Damaged { damaged, .. } => {
+            let file = file(0, 3..=3);
+            assert_eq!(
+                damaged,
+                [Damage {
+                    file,
+                    fault: Fault::Missing
+                }]
+            );
+        }
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_damaged_all_over_is_given_up_on() {
+    let (replica, _) = small();
+    for last in 4..=60 {
+        let id = file(1, 1..=last);
+        Made::new(id, 2, &[(1, 4), (2, 4)]).put(&replica);
+        Made::new(file(0, last..=last), 2, &[(1, 4)]).put(&replica);
+        Made::new(file(2, last..=last), 2, &[(1, 4)]).put(&replica);
+        replica.corrupt(file(0, last..=last), 120);
+        replica.corrupt(file(2, last..=last), 120);
+    }
+    replica.corrupt(file(1, 1..=60), 120);
+
+    match restored(&replica, Target::Latest).await.unwrap_err() {
+        RestoreError::Damaged { damaged, .. } => assert_eq!(damaged.len(), 3),
+        error => panic!("{error}"),
+    }
+    assert!(replica.count(Op::Open) < 20);
+}
+
 #[tokio::test]
 async fn a_transient_error_is_no_damage() {
     let (replica, _) = small();

@@ -1,9 +1,11 @@
 //! Replicas that Litestream wrote give the databases that Litestream restores from them.
 
-use replica_engine::{Integrity, Target, restore};
 use std::sync::Arc;
 
-use crate::support::{Golden, Output, restored, sha256};
+use replica_engine::{Integrity, RestoreError, Target, restore};
+use replica_mock::MockClient;
+
+use crate::support::{Golden, Output, restored, sha256, small};
 
 async fn check(golden: &Golden, target: Target, wanted: &serde_json::Value) {
     let (restored, content) = restored(&golden.replica, target)
@@ -68,4 +70,56 @@ async fn sqlite_finds_no_fault_with_what_is_restored() {
             assert_eq!(output.names(), ["restored.db"], "SQLite has left something");
         }
     }
+}
+
+/// What SQLite says of the latest state of a replica.
+async fn findings(replica: &MockClient) -> Vec<String> {
+    let output = Output::new();
+    let mut options = output.options(Target::Latest);
+    options.integrity = Integrity::Full;
+
+    let result = restore(Arc::new(replica.clone()), &options, |_| {}).await;
+
+    output.assert_empty();
+    match result.expect_err("SQLite should find fault with it") {
+        RestoreError::Integrity { findings } => findings,
+        error => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_database_fails_the_check() {
+    let (replica, _) = small();
+
+    assert_eq!(findings(&replica).await, ["file is not a database"]);
+}
+
+/// Every byte is as it was stored, and what was stored is a broken database: its last page is gone.
+#[tokio::test]
+async fn a_database_that_was_broken_before_it_was_stored_fails_the_check() {
+    let golden = Golden::load("ps4096");
+    let (right, content) = restored(&golden.replica, Target::Latest).await.unwrap();
+    let pages = content.chunks(right.page_size as usize).zip(1u32..);
+    let replica = MockClient::new();
+    let id = replica_mock::file(9, 1..=1);
+    let page_size = ltx::PageSize::new(right.page_size).unwrap();
+    let header = ltx::Header::new(page_size, right.pages, id.txids, right.created_at);
+    let mut file = Vec::new();
+    let mut encoder = ltx::Encoder::new(header, ltx::Compression::Blocks, &mut file);
+    for (page, pgno) in pages {
+        let broken = vec![0; page.len()];
+        let page = if pgno == right.pages { &broken } else { page };
+        encoder
+            .page(ltx::Pgno::new(pgno).unwrap(), page, &mut file)
+            .unwrap();
+    }
+    encoder.finish(None, &mut file).unwrap();
+    replica.put(id, right.created_at, file);
+
+    let findings = findings(&replica).await;
+
+    assert!(
+        findings.len() > 1 || findings[0].contains("age"),
+        "{findings:?}"
+    );
 }
