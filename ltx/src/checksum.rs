@@ -53,7 +53,8 @@ impl Checksum {
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        let Checksum(value) = self;
+        write!(f, "{value:016x}")
     }
 }
 
