@@ -18,12 +18,16 @@ use crate::{delete, list, read, write};
 
 const SCHEME: &str = "file";
 
-/// A client that keeps a replica in a folder.
+/// A client that keeps a replica in a folder. The [crate's page](crate) says what it promises
+/// beyond the contract, and what it costs.
 ///
 /// Nothing is opened, made or looked at before the first call, and no file is held open between
 /// calls. A clone is the same client: it shares what it knows of the folders.
 ///
 /// Calls run on Tokio's blocking threads, so they need a Tokio runtime, and panic without one.
+///
+/// `delete_all` deletes what is below the root, whoever put it there, and then the root folder
+/// itself, as Litestream does, where that can be deleted: a symbolic link or a mount stays.
 #[derive(Clone)]
 pub struct FileClient {
     root: Arc<Root>,
