@@ -443,11 +443,10 @@ impl MockClient {
 
 /// Takes in all of `body`, which nobody sees before it is whole.
 async fn receive(call: &mut Ongoing, body: Body) -> Result<Bytes> {
-    let mut chunks = body.into_stream();
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut stream = body.into_stream();
+    let mut chunks = Vec::new();
+    let mut arrived = 0;
     loop {
-        let arrived = (first.len() + rest.len()) as u64;
         if let Some(Effect::At(Point::Byte(at), _)) = call.effect()
             && at <= arrived
         {
@@ -455,25 +454,22 @@ async fn receive(call: &mut Ongoing, body: Body) -> Result<Bytes> {
         }
         yield_now().await;
         call.drip().await;
-        let Some(chunk) = chunks.try_next().await? else {
+        let Some(chunk) = stream.try_next().await? else {
             break;
         };
         call.moved(chunk.len());
-        // A body in memory is one chunk, which is kept as it is.
-        if first.is_empty() {
-            first = chunk;
-        } else {
-            if rest.is_empty() {
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&chunk);
-        }
+        arrived += chunk.len() as u64;
+        chunks.push(chunk);
     }
-    Ok(if rest.is_empty() {
-        first
-    } else {
-        rest.freeze()
-    })
+    // A body in memory is one chunk, which is kept as it is.
+    match chunks.pop() {
+        Some(only) if chunks.is_empty() => Ok(only),
+        Some(last) => {
+            chunks.push(last);
+            Ok(chunks.concat().into())
+        }
+        None => Ok(Bytes::new()),
+    }
 }
 
 /// What a store that breaks its promises keeps of `content`.

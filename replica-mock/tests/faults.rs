@@ -242,16 +242,17 @@ async fn a_write_that_fails_within_its_body_leaves_nothing() {
 
 #[tokio::test]
 async fn a_body_is_read_no_further_than_the_fault() {
-    let mock = mock();
-    mock.on(Op::Write).at_byte(20).fail(ErrorKind::Unavailable);
-    let chunks = stream::iter((0..10).map(|_| Ok(Bytes::from_static(&[7; 10])))).boxed();
+    for at in [0, 10, 20, 50, 100] {
+        let mock = mock();
+        mock.on(Op::Write).at_byte(at).fail(ErrorKind::Unavailable);
+        let chunks = stream::iter((0..10).map(|_| Ok(Bytes::from_static(&[7; 10])))).boxed();
 
-    let written = mock
-        .write(raw(9), Timestamp::EPOCH, Body::once(100, chunks))
-        .await;
+        let body = Body::once(100, chunks);
+        let written = mock.write(raw(9), Timestamp::EPOCH, body).await;
 
-    assert_kind(written, ErrorKind::Unavailable);
-    assert_eq!(mock.calls()[0].bytes, 20);
+        assert_kind(written, ErrorKind::Unavailable);
+        assert_eq!(mock.calls()[0].bytes, at);
+    }
 }
 
 #[tokio::test]
