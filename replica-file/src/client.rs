@@ -234,8 +234,8 @@ mod tests {
         let file = [
             "create db/ltx/0/TEMP",
             "lock db/ltx/0/TEMP",
-            "chmod db/ltx/0/TEMP",
             "write db/ltx/0/TEMP",
+            "chmod db/ltx/0/TEMP",
             "utimens db/ltx/0/TEMP",
             "fsync db/ltx/0/TEMP",
             &format!("rename db/ltx/0/{NAME}"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use replica_core::{Error, ErrorKind, FileId, FileInfo, Result, Timestamp};
+use rustix::fs::Mode;
 
 use crate::blocking::Caller;
 use crate::classify::classify;
@@ -18,6 +19,10 @@ use crate::temporary::{self, TemporaryName};
 /// How many names are tried for one temporary file.
 const NAME_ATTEMPTS: usize = 16;
 
+/// The permissions of a file that is not whole yet: nobody else has any business with it, and
+/// its owner, when sweeping, must be able to open it.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 /// How many bytes are written before it is looked whether the caller still waits.
 const SLICE: usize = 1 << 20;
 
@@ -26,6 +31,8 @@ const SLICE: usize = 1 << 20;
 pub(crate) struct Staged {
     id: FileId,
     folder: Folder,
+    /// The permissions that it will have.
+    mode: Mode,
     /// The name it has, until it has been given its final one.
     temporary: Option<String>,
     /// Locked, so that nobody takes it for left over.
@@ -44,7 +51,7 @@ impl Staged {
             } = root.make_level(id.level)?;
             let own = TemporaryName::new(id.txids);
             let name = own.to_string();
-            let file = match sys::create(folder.as_fd(), &name, root.file_mode) {
+            let file = match sys::create(folder.as_fd(), &name, PRIVATE) {
                 Ok(file) => file,
                 // The folder was deleted meanwhile, or the name is taken.
                 Err(error)
@@ -60,6 +67,7 @@ impl Staged {
             let staged = Staged {
                 id,
                 folder,
+                mode: root.file_mode,
                 temporary: Some(name),
                 file,
             };
@@ -69,8 +77,6 @@ impl Staged {
             if taken == Lock::Refused || meta.links == 0 {
                 continue;
             }
-            sys::set_mode(&staged.file, root.file_mode)
-                .map_err(|error| staged.fault("set the permissions of", error))?;
             if is_first_visit {
                 temporary::sweep(&staged.folder, own, meta.changed, caller);
             }
@@ -98,6 +104,8 @@ impl Staged {
     /// the caller goes away before the one moment when that happens.
     pub(crate) fn publish(mut self, created_at: Timestamp, caller: &Caller) -> Result<FileInfo> {
         caller.still_waits()?;
+        sys::set_mode(&self.file, self.mode)
+            .map_err(|error| self.fault("set the permissions of", error))?;
         sys::set_modified(&self.file, created_at)
             .map_err(|error| self.fault("set the time of", error))?;
         sys::sync_file(&self.file).map_err(|error| self.fault("sync", error))?;

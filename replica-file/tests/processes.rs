@@ -118,7 +118,9 @@ fn body_that_waits() -> Body {
 }
 
 async fn write_and_wait(root: PathBuf) {
-    let written = FileClient::new(root)
+    let written = FileClient::builder(root)
+        .file_mode(0o444)
+        .build()
         .write(file(1), Timestamp::EPOCH, body_that_waits())
         .await;
     written.expect("the write succeeds");
@@ -141,6 +143,12 @@ fn a_writer_that_is_killed_leaves_nothing_that_lasts() {
     .spawn()
     .unwrap();
     let left_over = temporary(dir.path());
+    let mode = left_over.metadata().unwrap().permissions().mode();
+    assert_eq!(
+        mode & 0o7777,
+        0o600,
+        "what is not whole is its writer's alone"
+    );
 
     child.kill().unwrap();
     child.wait().unwrap();
