@@ -198,14 +198,25 @@ pub(crate) async fn a_dropped_delete_leaves_files_or_not(store: Store) {
     let spared = file(level(1), 1, 1);
     client.must_write(spared, &small(spared)).await;
 
-    for polls in [1, 2, 3, 5, 10] {
-        if let Some(deleted) = steps(client.delete(&files), polls).await {
+    let (few, many) = files.split_at(400);
+    let dropped = (1..).zip(few.chunks(100)).chain([(2, many)]);
+    for (polls, files) in dropped {
+        if let Some(deleted) = steps(client.delete(files), polls).await {
             ok(deleted, "a delete that was not dropped");
         }
     }
     reader.wait(SETTLING).await;
-    let some: Vec<_> = files.iter().step_by(50).copied().collect();
+    let some: Vec<_> = files.iter().step_by(20).copied().collect();
     check_agreement(&reader, &some).await;
+    for file in some {
+        if let Some(found) = reader.content_of(file).await {
+            assert_bytes(
+                &found,
+                &small(file),
+                "a file that a dropped delete has left",
+            );
+        }
+    }
 
     client.must_delete(&files).await;
     assert_eq!(reader.names(Level::RAW).await, [], "deleted at last");

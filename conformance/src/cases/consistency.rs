@@ -104,6 +104,7 @@ pub(crate) async fn a_deleted_file_is_gone_at_once(store: Store) {
     for round in Rounds::of(&store) {
         writer.must_write(raw(round), &small(raw(round))).await;
         assert!(reader.has(raw(round)).await, "just written");
+        converge(&reader, raw(round), true, Instant::now()).await;
 
         writer.must_delete(&[raw(round)]).await;
 
@@ -192,7 +193,7 @@ pub(crate) async fn what_is_visible_is_whole(store: Store) {
                 whole += 1;
                 next += 1;
             }
-            None => tokio::time::sleep(Duration::from_millis(1)).await,
+            None => tokio::task::yield_now().await,
         }
         if let Some(info) = listed.last() {
             let found = reader.must_read(info.id, ..).await;

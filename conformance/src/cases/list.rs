@@ -176,13 +176,13 @@ pub(crate) async fn changes_between_pages_are_seen_or_not(store: Store) {
     let listing = client.list(Level::RAW, Txid::FIRST, Timestamps::Fast).await;
     let mut listing = ok(listing, "the listing");
     let first = ok(listing.try_next().await, "the first item").expect("there are files");
-    // Some that a later page would hold, and a few that are over already.
+    // More go than come, both on pages that are over and on those to come.
     let deleted: Vec<_> = (1..=2400)
-        .step_by(100)
+        .step_by(50)
         .map(|number| raw(2 * number))
         .collect();
     let inserted: Vec<_> = (1..=2400)
-        .step_by(100)
+        .step_by(200)
         .map(|number| raw(2 * number + 1))
         .collect();
     client.must_delete(&deleted).await;

@@ -62,7 +62,12 @@ pub(crate) async fn a_range_is_cut_at_the_end(store: Store) {
     let (client, content) = with_one_file(&store).await;
 
     for start in [0, 1, SIZE - 1] {
-        for end in [SIZE as u64 + 1, 2 * SIZE as u64, u64::MAX - 1, u64::MAX] {
+        let beyond = [1, SIZE as u64, 1 << 31, 1 << 32, 1 << 63];
+        let ends = beyond.map(|beyond| SIZE as u64 + beyond);
+        for end in ends
+            .into_iter()
+            .chain([1 << 32, (1 << 32) + 5, u64::MAX - 1, u64::MAX])
+        {
             check(&client, start as u64..end, &content[start..]).await;
         }
     }
