@@ -1,1 +1,6 @@
-//! Replica clients that own a replica client: retry, verify, throttle, timeout, limit.
+//! Clients that own a client, and add one thing to it.
+
+mod fingerprint;
+mod retry;
+
+pub use retry::{Backoff, Resume, Retry};
