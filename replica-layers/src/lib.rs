@@ -1,6 +1,8 @@
 //! Clients that own a client, and add one thing to it.
 
 mod fingerprint;
+mod limit;
 mod retry;
 
+pub use limit::Limit;
 pub use retry::{Backoff, Resume, Retry};
