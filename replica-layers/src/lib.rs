@@ -3,6 +3,8 @@
 mod fingerprint;
 mod limit;
 mod retry;
+mod throttle;
 
 pub use limit::Limit;
 pub use retry::{Backoff, Resume, Retry};
+pub use throttle::Throttle;
