@@ -4,7 +4,9 @@ mod fingerprint;
 mod limit;
 mod retry;
 mod throttle;
+mod timeout;
 
 pub use limit::Limit;
 pub use retry::{Backoff, Resume, Retry};
 pub use throttle::Throttle;
+pub use timeout::{Timeout, TimeoutSettings};

@@ -1,0 +1,221 @@
+//! Giving up on what does not answer.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use replica_core::{
+    Body, ByteRange, ByteStream, Capabilities, Error, ErrorKind, FileId, FileInfo, FileStream,
+    Level, Op, ReplicaClient, Result, Timestamp, Timestamps, Txid,
+};
+use tokio::time::Instant;
+
+/// A client that gives up on a call that does not answer, and on a body that stands still.
+///
+/// What is slow and gets on is not cut: the limits are on the time without progress. What is
+/// given up ends in an error of kind [`Unavailable`](ErrorKind::Unavailable), and the call or
+/// stream below is dropped, which stops its work (K20).
+#[derive(Debug)]
+pub struct Timeout<C> {
+    client: C,
+    settings: TimeoutSettings,
+}
+
+/// How long a [`Timeout`] waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// For an answer: a listing or a file to be opened, a write to begin and, when all of its
+    /// body has been taken, to end. A delete has as much for each thousand files or part of it.
+    pub call: Duration,
+    /// For the next piece of a body, on either side, and the next file of a listing. A store that
+    /// collects a part of several megabytes before it sends it takes nothing meanwhile: this must
+    /// be more than one part takes.
+    pub stall: Duration,
+    /// For deleting everything, of which nobody knows how much it is.
+    pub delete_all: Duration,
+}
+
+/// A minute for an answer and for each piece, and an hour for deleting everything.
+impl Default for TimeoutSettings {
+    fn default() -> TimeoutSettings {
+        TimeoutSettings {
+            call: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            delete_all: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+impl<C: ReplicaClient> Timeout<C> {
+    /// Waits for `client` as long as `settings` say.
+    pub fn new(client: C, settings: TimeoutSettings) -> Timeout<C> {
+        Timeout { client, settings }
+    }
+
+    fn no_answer(&self, op: Op, limit: Duration) -> Error {
+        let message = format!("no answer within {limit:?}");
+        Error::new(ErrorKind::Unavailable, message).during(op, self.scheme())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<C: ReplicaClient> ReplicaClient for Timeout<C> {
+    fn scheme(&self) -> &'static str {
+        self.client.scheme()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.client.capabilities()
+    }
+
+    async fn list(&self, level: Level, from: Txid, timestamps: Timestamps) -> Result<FileStream> {
+        let TimeoutSettings { call, stall, .. } = self.settings;
+        let files =
+            match tokio::time::timeout(call, self.client.list(level, from, timestamps)).await {
+                Ok(files) => files?,
+                Err(_) => return Err(self.no_answer(Op::List, call)),
+            };
+        let scheme = self.scheme();
+        Ok(without_stalls(files, stall, move || {
+            stalled(stall).during(Op::List, scheme)
+        }))
+    }
+
+    async fn open(&self, file: FileId, range: ByteRange) -> Result<ByteStream> {
+        let TimeoutSettings { call, stall, .. } = self.settings;
+        let bytes = match tokio::time::timeout(call, self.client.open(file, range)).await {
+            Ok(bytes) => bytes?,
+            Err(_) => return Err(self.no_answer(Op::Open, call).of(file)),
+        };
+        let scheme = self.scheme();
+        let error = move || stalled(stall).of(file).during(Op::Open, scheme);
+        Ok(without_stalls(bytes, stall, error))
+    }
+
+    async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
+        let progress = Progress::new(self.settings.call);
+        let body = progress.watch(body, self.settings);
+        let mut write = self.client.write(file, created_at, body);
+        let mut limit = pin!(tokio::time::sleep_until(progress.deadline().0));
+        let written = poll_fn(|context| {
+            if let Poll::Ready(result) = write.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            let (deadline, _) = progress.deadline();
+            if limit.deadline() != deadline {
+                limit.as_mut().reset(deadline);
+            }
+            limit.as_mut().poll(context).map(|()| None)
+        });
+        match written.await {
+            Some(result) => result,
+            None => Err(self.no_answer(Op::Write, progress.deadline().1).of(file)),
+        }
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        let thousands = u32::try_from(files.len().div_ceil(1000)).unwrap_or(u32::MAX);
+        let limit = self.settings.call.saturating_mul(thousands.max(1));
+        match tokio::time::timeout(limit, self.client.delete(files)).await {
+            Ok(result) => result,
+            Err(_) => Err(self
+                .no_answer(Op::Delete, limit)
+                .of_files(files.iter().copied())),
+        }
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        let limit = self.settings.delete_all;
+        match tokio::time::timeout(limit, self.client.delete_all()).await {
+            Ok(result) => result,
+            Err(_) => Err(self.no_answer(Op::DeleteAll, limit)),
+        }
+    }
+}
+
+/// The same items, ending in an error when none comes within `limit` of being asked for.
+fn without_stalls<T: Send + 'static>(
+    items: stream::BoxStream<'static, Result<T>>,
+    limit: Duration,
+    error: impl Fn() -> Error + Send + Sync + 'static,
+) -> stream::BoxStream<'static, Result<T>> {
+    stream::unfold(Some((items, error)), move |state| async move {
+        let (mut items, error) = state?;
+        match tokio::time::timeout(limit, items.next()).await {
+            Ok(item) => Some((item?, Some((items, error)))),
+            Err(_) => Some((Err(error()), None)),
+        }
+    })
+    .boxed()
+}
+
+fn stalled(limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("nothing came for {limit:?}"),
+    )
+}
+
+/// Until when a write has to get on, and how long it was given.
+#[derive(Clone)]
+struct Progress(Arc<Mutex<(Instant, Duration)>>);
+
+/// How much of a body in memory is shown to the store at once: the store takes the next piece
+/// when it is done with this one, and that is progress.
+const PIECE: usize = 64 * 1024;
+
+impl Progress {
+    fn new(limit: Duration) -> Progress {
+        Progress(Arc::new(Mutex::new((later(limit), limit))))
+    }
+
+    fn deadline(&self) -> (Instant, Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the write another `limit`.
+    fn note(&self, limit: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (later(limit), limit);
+    }
+
+    /// The same body, in pieces; each of them, and its end, is progress.
+    fn watch(&self, body: Body, settings: TimeoutSettings) -> Body {
+        // One piece shows no progress, and a store may do better with bytes in memory.
+        if body.as_bytes().is_some_and(|bytes| bytes.len() <= PIECE) {
+            return body;
+        }
+        let progress = self.clone();
+        body.map_stream(move |bytes| {
+            let state = (bytes, Bytes::new(), progress.clone());
+            stream::unfold(state, move |(mut bytes, mut chunk, progress)| async move {
+                while chunk.is_empty() {
+                    chunk = match bytes.next().await {
+                        Some(Ok(chunk)) => chunk,
+                        Some(Err(error)) => return Some((Err(error), (bytes, chunk, progress))),
+                        None => {
+                            progress.note(settings.call);
+                            return None;
+                        }
+                    };
+                }
+                progress.note(settings.stall);
+                let piece = chunk.split_to(chunk.len().min(PIECE));
+                Some((Ok(piece), (bytes, chunk, progress)))
+            })
+            .boxed()
+        })
+    }
+}
+
+fn later(limit: Duration) -> Instant {
+    let now = Instant::now();
+    // As good as never.
+    now.checked_add(limit)
+        .unwrap_or_else(|| now + Duration::from_secs(60 * 60 * 24 * 365))
+}
