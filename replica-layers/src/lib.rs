@@ -5,8 +5,10 @@ mod limit;
 mod retry;
 mod throttle;
 mod timeout;
+mod verify;
 
 pub use limit::Limit;
 pub use retry::{Backoff, Resume, Retry};
 pub use throttle::Throttle;
 pub use timeout::{Timeout, TimeoutSettings};
+pub use verify::Verify;
