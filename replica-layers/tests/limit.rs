@@ -66,7 +66,8 @@ async fn only_so_many_calls_run_at_once() {
         }
         most
     };
-    let (results, most) = futures::future::join(join_all(calls), running).await;
+    let both = futures::future::join(join_all(calls), running);
+    let (results, most) = timeout(100 * PAUSE, both).await.unwrap();
 
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     assert_eq!(most, 3);
@@ -77,26 +78,26 @@ async fn only_so_many_calls_run_at_once() {
         .unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn held_streams_hold_nobody_up() {
     let (_, limit) = setup(1);
+    let mut held = Vec::new();
+    let hold_and_delete = async {
+        for _ in 0..10 {
+            let mut stream = limit.open(raw(1), (..).into()).await?;
+            stream.try_next().await?;
+            let mut files = limit
+                .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
+                .await?;
+            files.try_next().await?;
+            held.push((stream, files));
+        }
+        limit.delete(&[raw(1)]).await
+    };
 
-    let mut streams = Vec::new();
-    for _ in 0..10 {
-        let mut stream = limit.open(raw(1), (..).into()).await.unwrap();
-        stream.try_next().await.unwrap();
-        let mut files = limit
-            .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
-            .await
-            .unwrap();
-        files.try_next().await.unwrap();
-        streams.push((stream, files));
-    }
+    let deleted = timeout(PAUSE, hold_and_delete).await;
 
-    timeout(PAUSE, limit.delete(&[raw(1)]))
-        .await
-        .unwrap()
-        .unwrap();
+    deleted.expect("nobody waits for ever").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +160,8 @@ async fn a_write_counts_while_the_store_works() {
         limit.delete(&[raw(9)]).await.unwrap();
         start.elapsed()
     };
-    let (written, deleted_at) = futures::future::join(write, delete).await;
+    let both = futures::future::join(write, delete);
+    let (written, deleted_at) = timeout(10 * PAUSE, both).await.unwrap();
 
     written.unwrap();
     assert_eq!(deleted_at, PAUSE);
