@@ -30,7 +30,7 @@ const BESIDE: [&str; 3] = ["-wal", "-journal", "-shm"];
 /// How many names of a folder are looked at for temporary files of restores that were killed.
 const SWEEP_MAX: usize = 10_000;
 /// How long nothing was written to such a file before it is removed.
-const SWEEP_AGE: Duration = Duration::from_secs(600);
+const SWEEP_AGE: Duration = Duration::from_secs(60);
 /// How often another name is tried, where one is taken.
 const NAMES_MAX: usize = 16;
 
@@ -164,11 +164,9 @@ impl Staged {
     /// Dropping the staged file first makes the publication fail, and that is what keeps a
     /// cancelled restore from appearing later, when the work was given to another thread.
     pub(crate) fn publication(&mut self) -> Publication {
-        // Whoever opens the database must not have its locks dropped, as closing a file of this
-        // process does.
-        self.file = None;
         Publication {
             staged: self.path.clone(),
+            file: self.file.take(),
             destination: self.destination.clone(),
         }
     }
@@ -258,13 +256,18 @@ fn remove_if_dead(path: &Path, now: std::time::SystemTime) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Publication {
     staged: PathBuf,
+    /// Its lock keeps sweeps away.
+    file: Option<Arc<File>>,
     destination: Destination,
 }
 
 impl Publication {
     /// Renames the file, and makes that survive a crash. On an error nothing has changed.
-    pub(crate) fn publish(self) -> Result<(), RestoreError> {
+    pub(crate) fn publish(mut self) -> Result<(), RestoreError> {
         self.destination.check_nothing_is_there()?;
+        // Closing a file drops all locks that this process has on it, so this one is closed before
+        // anybody can open it as a database. A sweep in this moment would make the rename fail.
+        self.file = None;
         match self.destination.existing {
             Existing::Refuse => {
                 self.rename_to_nothing()?;

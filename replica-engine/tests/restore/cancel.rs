@@ -60,10 +60,7 @@ fn drop_everywhere(
         assert_eq!(names, if published { &["restored.db"] } else { before });
         if let Some(restored) = result {
             restored.expect("nothing is wrong with the replica");
-            assert!(
-                polls > 10,
-                "only {polls} polls: nothing was dropped half way"
-            );
+            assert!(polls > 3, "only {polls} polls: dropped nowhere in between");
             return;
         }
     }

@@ -482,6 +482,17 @@ async fn checksums_of_the_database_are_kept_from_file_to_file() {
 }
 
 #[tokio::test]
+async fn a_file_that_overlaps_the_one_before_it_starts_from_an_earlier_state() {
+    let replica = MockClient::new();
+    with_checksums(file(9, 1..=3), &[(1, 3), (2, 3)], None, &[3, 3]).put(&replica);
+    with_checksums(file(1, 3..=4), &[(1, 3), (2, 4)], Some(&[2, 3]), &[3, 4]).put(&replica);
+
+    let (_, content) = restored(&replica, Target::Latest).await.unwrap();
+
+    assert_eq!(content, database(&[3, 4]));
+}
+
+#[tokio::test]
 async fn a_file_that_continues_another_database_is_damaged() {
     let replica = MockClient::new();
     with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);

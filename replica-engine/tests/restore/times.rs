@@ -133,6 +133,26 @@ async fn a_time_outside_the_replica_is_an_error_that_says_what_there_is() {
     }
 }
 
+/// Around the time that was asked for the listing is right, and further back it isn't.
+#[tokio::test]
+async fn a_header_that_contradicts_the_listing_anywhere_is_noticed() {
+    let replica = MockClient::new();
+    for (number, time) in [(1, 1), (2, 9), (3, 3), (4, 4)] {
+        let mut made = crate::support::Made::new(file(0, number..=number), 1, &[(1, 7)]);
+        let listed = made.time;
+        made.time = at(1_000 * time);
+        replica.put(made.id, listed, made.encode());
+    }
+
+    match restored(&replica, Target::Time(at(3_500)))
+        .await
+        .unwrap_err()
+    {
+        RestoreError::Plan(PlanError::Gap { after, .. }) => assert_eq!(after, txid(1)),
+        error => panic!("{error}"),
+    }
+}
+
 /// The header is damaged, so its time is unknown: it may be older than the time asked for.
 #[tokio::test]
 async fn a_file_whose_time_is_unknown_is_not_passed_over() {
