@@ -15,7 +15,7 @@ use replica_core::{FileId, FileInfo, Timestamp};
 use tokio::sync::{mpsc as pieces, oneshot};
 
 use crate::damage::{ReadFailure, check_name};
-use crate::fetch::Piece;
+use crate::fetch::{Follows, Piece};
 use crate::progress::Listener;
 use crate::{Damage, Fault, Progress};
 
@@ -26,8 +26,8 @@ const BATCHES: usize = 4;
 /// After how many bytes the system is told to begin with what was written so far, so that little
 /// is left to do when everything is synced.
 const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
-/// How many pieces wait for the decoding thread.
-const PIECES: usize = 2;
+/// How many pieces wait for the decoding thread, and ends of files between them.
+const PIECES: usize = 3;
 
 /// What came of applying files.
 #[derive(Clone, Copy, Debug)]
@@ -90,11 +90,11 @@ fn no_thread(source: io::Error) -> Failure {
 
 /// What the decoding thread is given.
 enum Input {
-    Piece {
-        chunks: Vec<Bytes>,
-        /// Whether the file ends with it.
-        last: bool,
-    },
+    Chunks(Vec<Bytes>),
+    /// The file ends here.
+    EndOfFile,
+    /// The file ends here, and should not.
+    Short,
     /// All files were given.
     End,
 }
@@ -105,20 +105,20 @@ async fn feed(
     sender: pieces::Sender<Input>,
 ) -> Result<(), Failure> {
     let mut pieces = std::pin::pin!(pieces);
-    let mut ended = None;
-    while let Some(Piece { file, bytes, last }) = pieces.next().await {
-        if ended == Some(file.id) {
-            continue;
+    while let Some(piece) = pieces.next().await {
+        let (file, bytes) = (piece.file.id, piece.bytes);
+        let chunks = bytes.map_err(|error| Failure::Read(ReadFailure::new(file, error)))?;
+        let mut sent = sender.send(Input::Chunks(chunks)).await;
+        match piece.follows {
+            Follows::More => {}
+            Follows::NextFile => sent = sender.send(Input::EndOfFile).await,
+            Follows::Nothing => sent = sender.send(Input::Short).await,
         }
-        let chunks = bytes.map_err(|error| Failure::Read(ReadFailure::new(file.id, error)))?;
-        if last {
-            ended = Some(file.id);
-        }
-        if sender.send(Input::Piece { chunks, last }).await.is_err() {
+        // Whoever has stopped listening says why.
+        if sent.is_err() || piece.follows == Follows::Nothing {
             return Ok(());
         }
     }
-    // Whoever has stopped listening says why.
     let _ = sender.send(Input::End).await;
     Ok(())
 }
@@ -169,8 +169,18 @@ fn decode(
 ) -> Result<Applied, Stopped> {
     let mut decoder = Decoder::new();
     loop {
-        let (chunks, last) = match receiver.blocking_recv() {
-            Some(Input::Piece { chunks, last }) => (chunks, last),
+        let chunks = match receiver.blocking_recv() {
+            Some(Input::Chunks(chunks)) => chunks,
+            Some(Input::EndOfFile) => {
+                let trailer = decoder.finish().map_err(|error| assembly.fault(error))?;
+                assembly.end(trailer);
+                decoder = Decoder::new();
+                continue;
+            }
+            Some(Input::Short) => {
+                let fault = decoder.finish().err().map_or(Fault::Shorter, Fault::Format);
+                return Err(assembly.fault(fault).into());
+            }
             Some(Input::End) => break,
             None => return Err(Stopped::Abandoned),
         };
@@ -190,11 +200,6 @@ fn decode(
         }
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         listener(Progress::Read { bytes });
-        if last {
-            let trailer = decoder.finish().map_err(|error| assembly.fault(error))?;
-            assembly.end(trailer);
-            decoder = Decoder::new();
-        }
     }
     let (applied, end) = assembly.finish()?;
     batches.finish(end)?;

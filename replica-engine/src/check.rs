@@ -12,7 +12,7 @@ use replica_core::{
 };
 
 use crate::damage::{ReadFailure, check_name};
-use crate::fetch::pieces;
+use crate::fetch::{Follows, pieces};
 use crate::plan::restore_points;
 use crate::restore::run_blocking;
 use crate::{Damage, PlanError, RestorePlan, Target};
@@ -260,7 +260,7 @@ pub(crate) async fn verify(
             .map_err(|error| ReadFailure::new(file.id, error))?;
         let read = run_blocking(move || reading.read(&chunks)).await;
         reading = read.map_err(ReadFailure::Store)??;
-        if piece.last {
+        if piece.follows == Follows::Nothing {
             break;
         }
     }

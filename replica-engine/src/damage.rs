@@ -23,6 +23,9 @@ pub enum Fault {
     /// Its bytes are not a valid LTX file.
     #[error(transparent)]
     Format(#[from] ltx::Error),
+    /// It is whole, and shorter than it was listed: it was replaced meanwhile.
+    #[error("it is shorter than it was listed")]
+    Shorter,
     /// The store knows that the bytes are not those that were written.
     #[error("the store says that it is damaged: {0}")]
     Store(String),

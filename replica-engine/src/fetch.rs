@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Result};
 use tokio::task::JoinHandle;
 
@@ -19,8 +19,18 @@ const PIECE_MIN: u64 = 64 * 1024;
 pub(crate) struct Piece {
     pub(crate) file: FileInfo,
     pub(crate) bytes: Result<Vec<Bytes>>,
-    /// Whether the file ends with it.
-    pub(crate) last: bool,
+    pub(crate) follows: Follows,
+}
+
+/// What comes after a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// More of the same file.
+    More,
+    /// The next file, if there is one.
+    NextFile,
+    /// Nothing of use: the file is shorter than it was listed.
+    Nothing,
 }
 
 /// The bytes of `files`, one file after the other, of which up to `ahead` bytes are fetched before
@@ -28,8 +38,7 @@ pub(crate) struct Piece {
 ///
 /// Each piece is read to its end at once, so that no connection waits idle for its turn until the
 /// store closes it, however long the restore takes. The pieces of a file that is replaced
-/// meanwhile may be of two versions: the file's checksum tells. Where a file turns out shorter than
-/// it was listed, the piece that shows it is the last one, and more follow: pass over them.
+/// meanwhile may be of two versions: the file's checksum tells.
 pub(crate) fn pieces(
     client: Arc<dyn ReplicaClient>,
     files: Vec<FileInfo>,
@@ -42,32 +51,51 @@ pub(crate) fn pieces(
     });
     stream::iter(ranges)
         .map(move |(file, start, last)| {
-            // One byte more than there should be, to notice a file that has grown.
-            let end = if last {
-                file.size.saturating_add(1)
-            } else {
-                start + size
-            };
-            let client = Arc::clone(&client);
-            let task = Abort(tokio::spawn(async move {
-                let stream = client.open(file.id, (start..end).into()).await?;
-                stream.try_collect::<Vec<Bytes>>().await
-            }));
-            async move {
-                let bytes = task.join().await;
-                let len = bytes
-                    .iter()
-                    .flatten()
-                    .map(|chunk| chunk.len() as u64)
-                    .sum::<u64>();
+            let end = if last { file.size } else { start + size };
+            let task = Abort(tokio::spawn(fetch(
+                Arc::clone(&client),
+                file,
+                start,
+                end,
+                last,
+            )));
+            task.join().map(move |bytes| {
+                let len = bytes.iter().flatten().map(|chunk| chunk.len() as u64);
+                let follows = match last {
+                    _ if len.sum::<u64>() < end - start => Follows::Nothing,
+                    true => Follows::NextFile,
+                    false => Follows::More,
+                };
                 Piece {
                     file,
-                    last: last || len < end - start,
                     bytes,
+                    follows,
                 }
-            }
+            })
         })
         .buffered(FETCHES as usize)
+}
+
+/// Reads `start..end` of `file`, and one byte more of the `last` piece, to notice a file that has
+/// grown.
+async fn fetch(
+    client: Arc<dyn ReplicaClient>,
+    file: FileInfo,
+    start: u64,
+    end: u64,
+    last: bool,
+) -> Result<Vec<Bytes>> {
+    let end = end.saturating_add(u64::from(last));
+    let mut stream = client.open(file.id, (start..end).into()).await?;
+    let (mut chunks, mut left) = (Vec::new(), end - start);
+    while let Some(chunk) = stream.try_next().await? {
+        left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
+            let message = format!("the store sent more than bytes {start}..{end}");
+            Error::new(ErrorKind::Other, message).of(file.id)
+        })?;
+        chunks.push(chunk);
+    }
+    Ok(chunks)
 }
 
 /// A task that ends when nobody waits for it any more.

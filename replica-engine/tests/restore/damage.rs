@@ -336,6 +336,36 @@ async fn a_short_body_that_claims_to_be_whole_is_noticed() {
     assert!(error.to_string().contains("ends at byte 90"), "{error}");
 }
 
+/// A file of many pieces that has become short costs no request for each of them.
+#[tokio::test]
+async fn what_is_missing_of_a_file_is_not_asked_for_again_and_again() {
+    let (replica, _) = small();
+    let pages: Vec<(u32, u8)> = (1..=20_000).map(|pgno| (pgno, 1)).collect();
+    let large = Made::new(file(9, 1..=4), 20_000, &pages);
+    large.put(&replica);
+    let whole = replica.content(large.id).unwrap();
+    assert!(
+        whole.len() > 20 * 64 * 1024,
+        "the file is {} bytes",
+        whole.len()
+    );
+    let output = Output::new();
+    let mut options = output.options(Target::Latest);
+    options.fetch_ahead = 0;
+    let replicator = replica.clone();
+
+    let result = restore(Arc::new(replica.clone()), &options, move |progress| {
+        if matches!(progress, Progress::Planned { .. }) {
+            replicator.put(large.id, large.time, whole.slice(..200));
+        }
+    })
+    .await;
+
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains(&large.id.to_string()), "{error}");
+    assert!(replica.count(Op::Open) < 15, "{:?}", replica.calls());
+}
+
 #[tokio::test]
 async fn a_gap_is_an_error() {
     let (replica, _) = small();
