@@ -7,6 +7,7 @@ mod check;
 mod damage;
 mod golden;
 mod kill;
+mod model;
 mod output;
 mod support;
 mod times;
