@@ -1,9 +1,12 @@
 //! Folders held open, so that nothing below the root is ever reached through a symbolic link.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use replica_core::{Error, ErrorKind, Result};
 use rustix::fs::{Dir, Mode};
@@ -14,8 +17,17 @@ use crate::sys;
 /// An open folder, with its path for messages.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    fd: OwnedFd,
+    fd: File,
     path: PathBuf,
+}
+
+/// Which folder it is: numbers of inodes are used again, so the time of birth belongs to it where
+/// the file system knows one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
 }
 
 impl Folder {
@@ -110,11 +122,14 @@ impl Folder {
     }
 
     /// What tells this folder from one that is later made in its place.
-    pub(crate) fn identity(&self) -> Result<(u64, u64)> {
-        let meta = sys::meta(&self.fd);
-        Ok(meta
-            .map_err(|error| classify("look at the folder", &self.path, error))?
-            .identity)
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let meta = self.fd.metadata();
+        let meta = meta.map_err(|error| classify("look at the folder", &self.path, error))?;
+        Ok(Identity {
+            device: meta.dev(),
+            inode: meta.ino(),
+            born: meta.created().ok(),
+        })
     }
 
     /// Reads this folder's entries from the start.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use replica_core::{Error, ErrorKind, Layout, Level, Result};
 use rustix::fs::Mode;
 
-use crate::folder::Folder;
+use crate::folder::{Folder, Identity};
 
 /// How often a folder that is deleted while it is being made is made again.
 const MAKE_ATTEMPTS: usize = 16;
@@ -18,7 +18,7 @@ pub(crate) struct Root {
     pub(crate) file_mode: Mode,
     pub(crate) folder_mode: Mode,
     /// The folder of each level that is known to be safe on the disk with all above it.
-    settled: Mutex<[Option<(u64, u64)>; Level::ALL.len()]>,
+    settled: Mutex<[Option<Identity>; Level::ALL.len()]>,
 }
 
 /// A level's folder, for writing.
@@ -99,7 +99,7 @@ impl Root {
         Ok(Some(folder))
     }
 
-    fn settled_as(&self, level: Level) -> Option<(u64, u64)> {
+    fn settled_as(&self, level: Level) -> Option<Identity> {
         let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
         settled[usize::from(level.get())]
     }

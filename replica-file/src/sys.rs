@@ -29,8 +29,6 @@ macro_rules! observed {
 pub(crate) struct Meta {
     pub(crate) kind: FileType,
     pub(crate) size: u64,
-    /// Device and inode: the same as long as the entry is the same one.
-    pub(crate) identity: (u64, u64),
     /// How many names it still has.
     pub(crate) links: u64,
     /// Seconds since the epoch when the entry last changed, by the clock of the file system.
@@ -50,7 +48,6 @@ impl From<Stat> for Meta {
         Meta {
             kind: FileType::from_raw_mode(stat.st_mode as _),
             size: stat.st_size as u64,
-            identity: (stat.st_dev as u64, stat.st_ino as u64),
             links: stat.st_nlink as u64,
             changed: stat.st_ctime as i64,
             modified: millis.map(Timestamp::from_millis),
@@ -63,16 +60,15 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// Opens the folder at `path`, through any symbolic link.
-pub(crate) fn open_folder(path: &Path) -> io::Result<OwnedFd> {
-    Ok(retry_on_intr(|| fs::open(path, FOLDER, Mode::empty()))?)
+pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
+    Ok(retry_on_intr(|| fs::open(path, FOLDER, Mode::empty()))?.into())
 }
 
 /// Opens the folder `name` in `parent`, unless it is a symbolic link.
-pub(crate) fn open_folder_in(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+pub(crate) fn open_folder_in(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = FOLDER | OFlags::NOFOLLOW;
-    Ok(retry_on_intr(|| {
-        fs::openat(parent, name, flags, Mode::empty())
-    })?)
+    let fd = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
+    Ok(fd.into())
 }
 
 /// Opens the entry `name` of `folder` to be read, or to be locked as well. Does not wait for
