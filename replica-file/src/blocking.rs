@@ -122,3 +122,70 @@ pub(crate) fn pieces<S: Source>(source: S) -> impl Stream<Item = Result<S::Piece
         )))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use tokio::runtime::{Builder, Runtime};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A runtime whose only blocking thread does nothing else until the sender is dropped.
+    fn busy_runtime() -> (Runtime, mpsc::SyncSender<()>) {
+        let runtime = Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a machine that runs tests can run a runtime");
+        let (busy, idle) = mpsc::sync_channel::<()>(0);
+        runtime.spawn_blocking(move || idle.recv_timeout(PATIENCE));
+        (runtime, busy)
+    }
+
+    #[test]
+    fn work_that_is_dropped_before_it_begins_never_begins() {
+        let (runtime, busy) = busy_runtime();
+        let begun = Arc::new(AtomicBool::new(false));
+
+        let work = {
+            let (_entered, begun) = (runtime.enter(), Arc::clone(&begun));
+            Work::spawn(move || {
+                begun.store(true, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        drop(work);
+        drop(busy);
+        runtime.block_on(async { spawn_blocking(|| ()).await.unwrap() });
+
+        assert!(!begun.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn work_that_comes_after_the_runtimes_end_is_an_error() {
+        let (runtime, _busy) = busy_runtime();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+
+        let _entered = handle.enter();
+        let error = futures::executor::block_on(Work::spawn(|| Ok(()))).unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.to_string(), "the runtime is shutting down");
+    }
+
+    #[test]
+    fn whether_a_call_happens_is_decided_once() {
+        let (waiting, caller) = Caller::new();
+        assert!(caller.still_waits().is_ok());
+        drop(waiting);
+        assert!(caller.still_waits().is_err());
+        assert!(caller.commit().is_err());
+
+        let (waiting, caller) = Caller::new();
+        assert!(caller.commit().is_ok());
+        drop(waiting);
+        assert!(caller.commit().is_err());
+    }
+}

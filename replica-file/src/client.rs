@@ -165,8 +165,9 @@ impl fmt::Debug for FileClient {
 mod tests {
     use super::*;
     use crate::trace::Trace;
+    use futures::channel::oneshot;
     use futures::stream;
-    use replica_core::{ErrorKind, ReplicaClientExt, TxidRange};
+    use replica_core::{Error, ErrorKind, ReplicaClientExt, TxidRange};
     use rustix::io::Errno;
     use std::error::Error as _;
     use std::fs;
@@ -285,6 +286,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn folders_that_were_replaced_are_synced_again() {
+        let (dir, client, trace) = traced();
+        write(&client, b"first").await.unwrap();
+        fs::rename(dir.path().join("db"), dir.path().join("away")).unwrap();
+        fs::create_dir_all(dir.path().join("db/ltx/0")).unwrap();
+        trace.take();
+
+        write(&client, b"second").await.unwrap();
+
+        assert_eq!(trace.take()[..2], ["fsync db", "fsync db/ltx"]);
+    }
+
+    #[tokio::test]
     async fn a_deletion_syncs_each_folder_once() {
         let (_dir, client, trace) = traced();
         let (first, second) = (
@@ -389,6 +403,38 @@ mod tests {
         assert_eq!(names(&dir), [""; 0]);
     }
 
+    #[tokio::test]
+    async fn the_error_of_a_body_is_returned_when_all_is_cleaned_up() {
+        let (dir, client, trace) = traced();
+        let (failing, failed) = oneshot::channel();
+        let begin = stream::once(async { Ok(vec![7; 2 << 20].into()) });
+        let body = begin.chain(stream::once(async {
+            failing.send(()).expect("the test waits for it");
+            Err(Error::new(ErrorKind::Unavailable, "the source broke"))
+        }));
+
+        trace.hold("create");
+        let writing = async {
+            let body = Body::once(None, body.boxed());
+            let result = client.write(file(), Timestamp::EPOCH, body).await;
+            trace.note("returned");
+            result
+        };
+        let letting_go = async {
+            failed.await.expect("the body is read to its error");
+            trace.heal();
+        };
+        let (result, ()) = tokio::join!(writing, letting_go);
+
+        assert_eq!(result.unwrap_err().message(), "the source broke");
+        let calls = trace.take();
+        assert_eq!(
+            calls[calls.len() - 2..],
+            ["unlink db/ltx/0/TEMP", "returned"]
+        );
+        assert_eq!(names(&dir), [""; 0]);
+    }
+
     #[test]
     fn a_write_that_is_dropped_before_its_commit_never_happens() {
         for call in [
@@ -430,6 +476,28 @@ mod tests {
         assert_eq!(left, [NAME]);
         let read = runtime.block_on(client.read(file(), (..).into()));
         assert_eq!(read.unwrap(), b"old"[..]);
+    }
+
+    #[test]
+    fn a_dropped_write_stops_in_the_middle_of_a_large_body() {
+        let (dir, client, trace) = traced();
+        let runtime = Runtime::new().unwrap();
+
+        trace.hold("write");
+        let writing = runtime.spawn(async move {
+            let body = Body::from(vec![7; 8 << 20]);
+            client.write(file(), Timestamp::EPOCH, body).await
+        });
+        trace.wait_until_held();
+        writing.abort();
+        runtime.block_on(writing).unwrap_err();
+        trace.heal();
+        runtime.shutdown_timeout(Duration::from_secs(20));
+
+        let calls = trace.take();
+        let writes = calls.iter().filter(|call| call.starts_with("write"));
+        assert_eq!(writes.count(), 1, "{calls:?}");
+        assert_eq!(names(&dir), [""; 0]);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Trace {
         self.0.changed.notify_all();
     }
 
+    /// Records something that is no call, among the calls.
+    pub(crate) fn note(&self, what: &str) {
+        lock(&self.0.state).calls.push(what.to_owned());
+    }
+
     /// The calls since the last look, as `<call> <path below the root>`.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.0.state).calls)
