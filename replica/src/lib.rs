@@ -49,3 +49,8 @@ pub use stack::stack;
 pub fn open(url: &str) -> Result<Arc<dyn ReplicaClient>, LocationError> {
     Ok(url.parse::<Location>()?.open())
 }
+
+/// The README's examples are compiled, and those that can be are run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
