@@ -1,1 +1,88 @@
-fn main() {}
+//! The command `replica`: restore, inspect and prove SQLite replicas.
+
+mod args;
+mod commands;
+mod leftovers;
+mod output;
+mod progress;
+mod source;
+mod status;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use commands::Cli;
+use leftovers::Leftovers;
+use status::{Failure, Status};
+
+/// How long work on other threads may go on after an interruption, to clean up after itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let mut command = Cli::command();
+    let args = args::normalise(&command, std::env::args_os());
+    let parsed = command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout, which may be closed: then nobody reads it.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => Status::Usage.into(),
+                false => Status::Done.into(),
+            };
+        }
+    };
+    let json = cli.json();
+    let status = run(cli).unwrap_or_else(|failure| {
+        failure.tell(json);
+        failure.status
+    });
+    status.into()
+}
+
+fn run(cli: Cli) -> Result<Status, Failure> {
+    let runtime = runtime(&cli)
+        .map_err(|error| Failure::new(Status::Failed, "can't start").because_of(Some(&error)))?;
+    let mut leftovers = Leftovers::default();
+    let result = runtime.block_on(async {
+        let interrupted = interruption()?;
+        tokio::select! {
+            result = cli.run(&mut leftovers) => result,
+            status = interrupted => Err(Failure::new(status, "interrupted")),
+        }
+    });
+    runtime.shutdown_timeout(GRACE);
+    drop(leftovers);
+    result
+}
+
+fn runtime(cli: &Cli) -> std::io::Result<Runtime> {
+    match cli.is_parallel() {
+        true => Builder::new_multi_thread().enable_all().build(),
+        false => Builder::new_current_thread().enable_all().build(),
+    }
+}
+
+/// Ends with the first SIGINT or SIGTERM. Whatever is dropped then cleans up after itself.
+fn interruption() -> Result<impl Future<Output = Status>, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::new(Status::Failed, "can't listen for signals").because_of(Some(&error))
+        })
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => Status::Interrupted,
+            _ = terminate.recv() => Status::Terminated,
+        }
+    })
+}

@@ -1,0 +1,143 @@
+//! Go's way of writing flags, which Litestream's users have in their fingers, made into clap's.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+
+use clap::{ArgAction, Command};
+
+/// `args` with each `-flag` and `-flag=value` written as `--flag` and `--flag=value`, and with
+/// `-json=false` and the like carried out.
+///
+/// Go knows no clusters of short flags, so whatever is longer than one letter is a long one.
+/// Values are left alone, and so is all that follows `--`; a value that begins with a dash is
+/// written `-flag=-value`.
+pub(crate) fn normalise(
+    command: &Command,
+    args: impl IntoIterator<Item = OsString>,
+) -> Vec<OsString> {
+    let switches = switches(command);
+    let mut args = args.into_iter();
+    let mut normal: Vec<OsString> = args.next().into_iter().collect();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            normal.push(arg);
+            normal.extend(args.by_ref());
+            break;
+        }
+        let Some((name, value)) = arg.to_str().and_then(long_flag) else {
+            normal.push(arg);
+            continue;
+        };
+        let switch = switches.contains(name);
+        match value {
+            Some(value) if switch && go_bool(value) == Some(false) => {
+                let flag = OsString::from(format!("--{name}"));
+                normal.retain(|earlier| *earlier != flag);
+            }
+            Some(value) if !switch || go_bool(value).is_none() => {
+                normal.push(format!("--{name}={value}").into());
+            }
+            _ => normal.push(format!("--{name}").into()),
+        }
+    }
+    normal
+}
+
+/// The long names of all flags that take no value.
+fn switches(command: &Command) -> HashSet<String> {
+    let own = command
+        .get_arguments()
+        .filter(|arg| !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append))
+        .filter_map(|arg| arg.get_long().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(switches))
+        .collect()
+}
+
+/// The name and the value of a flag of more than one letter, behind one dash or two.
+fn long_flag(arg: &str) -> Option<(&str, Option<&str>)> {
+    let flag = arg.strip_prefix('-')?;
+    let flag = flag.strip_prefix('-').unwrap_or(flag);
+    let (name, value) = match flag.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (flag, None),
+    };
+    (name.chars().count() > 1).then_some((name, value))
+}
+
+/// What Go's `strconv.ParseBool` takes.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Arg;
+
+    fn check(args: &[&str], normal: &[&str]) {
+        let command = Command::new("replica").subcommand(
+            Command::new("restore")
+                .arg(Arg::new("json").long("json").action(ArgAction::SetTrue))
+                .arg(Arg::new("txid").long("txid"))
+                .arg(Arg::new("output").short('o').long("output")),
+        );
+
+        let args = args.iter().map(OsString::from);
+
+        assert_eq!(normalise(&command, args), normal);
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        check(
+            &[
+                "replica", "restore", "-txid", "1", "-json", "--json", "-txid=2", "x",
+            ],
+            &[
+                "replica", "restore", "--txid", "1", "--json", "--json", "--txid=2", "x",
+            ],
+        );
+    }
+
+    #[test]
+    fn single_letters_paths_and_dashes_stay() {
+        check(
+            &["-replica", "-o", "x", "-o=-x", "-", "a-b", "./-json", "-h"],
+            &["-replica", "-o", "x", "-o=-x", "-", "a-b", "./-json", "-h"],
+        );
+    }
+
+    #[test]
+    fn a_switch_takes_gos_booleans() {
+        check(
+            &["replica", "-json=true", "-json=T"],
+            &["replica", "--json", "--json"],
+        );
+        check(&["replica", "-json", "x", "-json=false"], &["replica", "x"]);
+        check(&["replica", "-json=0", "--json=1"], &["replica", "--json"]);
+        check(&["replica", "-json=maybe"], &["replica", "--json=maybe"]);
+        check(&["replica", "-txid=false"], &["replica", "--txid=false"]);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_left_alone() {
+        check(
+            &["replica", "-json", "--", "-json", "--", "-txid=1"],
+            &["replica", "--json", "--", "-json", "--", "-txid=1"],
+        );
+    }
+
+    #[test]
+    fn an_argument_that_is_no_text_is_left_alone() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = OsString::from_vec(b"-json\xff".to_vec());
+
+        let normal = normalise(&Command::new("replica"), ["replica".into(), odd.clone()]);
+
+        assert_eq!(normal, ["replica".into(), odd]);
+    }
+}

@@ -1,0 +1,76 @@
+//! Progress on a terminal, and nothing anywhere else.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use replica::{CheckProgress, Progress};
+
+/// The bar of a restore: the bytes of its files as they are read.
+#[derive(Clone)]
+pub(crate) struct RestoreBar(ProgressBar);
+
+impl RestoreBar {
+    /// A bar on stderr, where that is a terminal and a bar is wanted.
+    pub(crate) fn new(wanted: bool) -> RestoreBar {
+        RestoreBar(bytes_bar(wanted))
+    }
+
+    pub(crate) fn show(&self, step: Progress) {
+        match step {
+            Progress::Planned { bytes, .. } => {
+                self.0.set_position(0);
+                self.0.set_length(bytes);
+                self.0.set_message("restoring");
+            }
+            Progress::Read { bytes } => self.0.inc(bytes),
+            Progress::Syncing => self.0.set_message("syncing"),
+            Progress::Checking => self.0.set_message("checking"),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// The bar of a check: the bytes of the files that were read to their end.
+pub(crate) struct CheckBar(ProgressBar);
+
+impl CheckBar {
+    /// A bar on stderr, where that is a terminal and a bar is wanted.
+    pub(crate) fn new(wanted: bool) -> CheckBar {
+        CheckBar(bytes_bar(wanted).with_message("verifying"))
+    }
+
+    pub(crate) fn show(&self, step: CheckProgress) {
+        match step {
+            CheckProgress::Listed { bytes, .. } => self.0.set_length(bytes),
+            CheckProgress::Read(file) => self.0.inc(file.size),
+            _ => {}
+        }
+    }
+
+    /// Takes the bar away while `print` prints.
+    pub(crate) fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.0.suspend(print)
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn bytes_bar(wanted: bool) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{msg:<9} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}",
+    )
+    .expect("the template is well-formed");
+    let bar = ProgressBar::no_length().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

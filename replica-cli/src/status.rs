@@ -1,0 +1,135 @@
+//! How the command ends.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+/// The command's exit statuses, which every `--help` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Done, and all is well.
+    Done = 0,
+    /// It was tried and did not succeed, or what was looked at is bad.
+    Failed = 1,
+    /// The command line or the configuration is wrong, or the store could not be opened.
+    Usage = 2,
+    /// There is nothing to work on: no replica at that place, no case that matches.
+    Nothing = 3,
+    /// Interrupted by SIGINT.
+    Interrupted = 130,
+    /// Ended by SIGTERM.
+    Terminated = 143,
+}
+
+/// The end of a command's `--help`: its examples, and the exit statuses.
+pub(crate) fn with_exit_statuses(examples: &str) -> String {
+    format!("{examples}\n\n{EXIT_STATUSES}")
+}
+
+const EXIT_STATUSES: &str = "\
+Exit statuses:
+  0    done, and all is well
+  1    it was tried and failed, or what was looked at is bad
+  2    the command line or the configuration is wrong, or the store can't be opened
+  3    there is nothing to work on: no replica at that place, no case that matches
+  130  interrupted (SIGINT)
+  143  ended (SIGTERM)
+
+With -json an error is one JSON object on stderr.";
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// Why the command did not do what it was asked for.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, message: impl Into<String>) -> Failure {
+        Failure {
+            status,
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// The failure that `error` and its causes tell.
+    pub(crate) fn of(status: Status, error: &dyn Error) -> Failure {
+        Failure::new(status, error.to_string()).because_of(error.source())
+    }
+
+    /// The same failure, caused by `error` and by what caused that.
+    pub(crate) fn because_of<'a>(mut self, error: Option<&'a (dyn Error + 'static)>) -> Failure {
+        let mut next = error;
+        while let Some(error) = next {
+            self.causes.push(error.to_string());
+            next = error.source();
+        }
+        self
+    }
+
+    /// The same failure, with what to do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says on stderr what went wrong: for a person, or as one JSON object in a line.
+    pub(crate) fn tell(&self, json: bool) {
+        if self.status == Status::Done {
+            return;
+        }
+        let text = if json {
+            self.to_json().to_string()
+        } else {
+            self.to_text()
+        };
+        // There is nobody to tell that stderr is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("error: {}", self.message);
+        for cause in &self.causes {
+            let _ = write!(text, "\n  cause: {cause}");
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\n  hint: {hint}");
+        }
+        text
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "error": {
+                "message": self.message,
+                "causes": self.causes,
+                "hint": self.hint,
+                "exit_status": self.status as u8,
+            }
+        })
+    }
+}
+
+/// A failure to write to stdout. Where a pipe's reader has seen enough, as `head` does, all is
+/// well.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::new(Status::Done, "stdout is closed"),
+            _ => Failure::new(Status::Failed, "can't write to stdout").because_of(Some(&error)),
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! What goes wrong is told in words that help, with the right exit status, and leaves nothing.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::replica::{Golden, Ran, finish, folder, names, replica};
+
+/// Restores from `source` with `flags`, which must fail with `status` and tell `message`, and
+/// leave nothing.
+#[track_caller]
+fn check(source: &str, flags: &[&str], status: i32, message: &str) {
+    let folder = folder();
+    let output = folder.path().join("restored.db");
+    let mut args = vec!["restore", "-o", output.to_str().expect("a plain name")];
+    args.extend(flags);
+    args.push(source);
+
+    let ran = replica(args).ended(status);
+
+    assert_eq!(ran.stderr, format!("error: {message}\n"));
+    assert_eq!(ran.stdout, "");
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn an_unknown_scheme_is_told_with_the_known_ones() {
+    for command in [
+        &["restore", "-o", "x"][..],
+        &["ltx"],
+        &["ltx", "verify"],
+        &["conformance"],
+    ] {
+        let ran = replica(command.iter().chain([&"ftp://me:hush@host/path"])).ended(2);
+
+        assert_eq!(
+            ran.stderr,
+            "error: unknown scheme ftp://: this build opens file:///path/to/replica, or the path \
+             of a folder\n"
+        );
+    }
+}
+
+#[test]
+fn a_scheme_without_a_client_is_told_as_such() {
+    for scheme in ["s3", "sftp"] {
+        check(
+            &format!("{scheme}://me:hush@bucket/path?secret=hush"),
+            &[],
+            2,
+            &format!(
+                "this build has no client for {scheme}://: it opens file:///path/to/replica, or \
+                 the path of a folder"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_place_without_a_replica_is_no_empty_success() {
+    let folder = folder();
+    let root = folder.path().display();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fs::create_dir_all(folder.path().join("bare/ltx/0")).unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+
+    for (name, why) in [
+        ("nothing", "the folder does not exist"),
+        ("empty", "the folder has no ltx folder"),
+        ("bare", "it has no files"),
+    ] {
+        let message = format!("no replica at file://{root}/{name}: {why}");
+
+        check(&format!("file://{root}/{name}"), &[], 3, &message);
+        check(&format!("{root}/{name}"), &[], 3, &message);
+        check(&format!("{root}/{name}"), &["-dry-run"], 3, &message);
+        check(
+            &format!("{root}/{name}"),
+            &["-txid", "0000000000000001"],
+            3,
+            &message,
+        );
+        check(
+            &format!("{root}/{name}"),
+            &["-timestamp", "2026-11-21T00:00:00Z"],
+            3,
+            &message,
+        );
+    }
+    check(
+        &format!("{root}/file"),
+        &[],
+        3,
+        &format!("no replica at file://{root}/file: it is a file, not a folder"),
+    );
+}
+
+#[test]
+fn listing_and_verifying_a_place_without_a_replica_fails() {
+    for command in [&["ltx"][..], &["ltx", "-json"], &["ltx", "verify"]] {
+        let ran = replica(command.iter().chain([&"/nowhere/at/all"])).ended(3);
+
+        assert_eq!(ran.stdout, "");
+        assert!(
+            ran.stderr
+                .contains("no replica at file:///nowhere/at/all: the folder does not exist"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn the_folder_that_litestream_made_of_an_encoded_url_is_pointed_to() {
+    let folder = folder();
+    fs::create_dir_all(folder.path().join("my%20app/ltx")).unwrap();
+    let root = folder.path().display();
+
+    let ran = replica(["ltx", &format!("file://{root}/my%20app")]).ended(3);
+
+    assert_eq!(
+        ran.stderr,
+        format!(
+            "error: no replica at file://{root}/my%20app: the folder does not exist\n  hint: \
+             Litestream does not decode a URL, and has written to {root}/my%20app: give that path \
+             without file://\n"
+        )
+    );
+}
+
+#[test]
+fn the_ltx_folder_and_a_file_in_it_are_recognised() {
+    let golden = Golden::copy("ps512");
+    let file = golden.file(0, "0000000000000001-0000000000000001.ltx");
+    let ltx = golden.root().join("ltx");
+
+    for (path, hint) in [
+        (&ltx, "give the folder that holds the ltx folder".to_owned()),
+        (&file, format!("replica ltx inspect {}", file.display())),
+    ] {
+        let ran = replica(["ltx".as_ref(), path.as_os_str()]).ended(3);
+
+        assert!(
+            ran.stderr.ends_with(&format!("  hint: {hint}\n")),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn a_malformed_transaction_or_time_is_a_wrong_call() {
+    for (flags, told) in [
+        (
+            ["-txid", "0000000000000000"],
+            "invalid value '0000000000000000' for '--txid <TXID>': a transaction id is 16 hex \
+             digits and not zero, such as 000000000000001f",
+        ),
+        (
+            ["-txid", "0"],
+            "a transaction id is 16 hex digits and not zero",
+        ),
+        (
+            ["-txid", "1f"],
+            "a transaction id is 16 hex digits and not zero",
+        ),
+        (
+            ["-txid", "zzzzzzzzzzzzzzzz"],
+            "a transaction id is 16 hex digits and not zero",
+        ),
+        (
+            ["-timestamp", "yesterday"],
+            "\"yesterday\" is not a time: write it as RFC 3339",
+        ),
+        (
+            ["-timestamp", "2026-11-21"],
+            "\"2026-11-21\" is not a time: write it as RFC 3339",
+        ),
+    ] {
+        let ran = replica([&["restore", "-o", "x", "y"][..], &flags].concat()).ended(2);
+
+        assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_the_replica_does_not_reach_is_told_with_what_it_has() {
+    let golden = Golden::copy("ps4096");
+    let url = golden.url();
+
+    check(
+        &url,
+        &["-txid", "000000000000001a"],
+        1,
+        "transaction 000000000000001a is beyond the end of the replica: its last one is \
+         0000000000000019",
+    );
+    for flags in [
+        ["-timestamp", "2020-01-01T00:00:00Z"],
+        ["-timestamp", "2100-01-01T00:00:00Z"],
+    ] {
+        let output = golden.beside("restored.db");
+        let args = [
+            "restore",
+            "-o",
+            output.to_str().unwrap(),
+            flags[0],
+            flags[1],
+            &url,
+        ];
+
+        let ran = replica(args).ended(1);
+
+        assert!(ran.stderr.contains(flags[1]), "{}", ran.stderr);
+        assert!(!output.exists());
+    }
+}
+
+#[test]
+fn an_upper_case_transaction_is_taken_as_litestream_takes_it() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("restored.db");
+
+    let args = [
+        "restore",
+        "-o",
+        output.to_str().unwrap(),
+        "-txid",
+        "000000000000000A",
+    ];
+    let ran = replica([&args[..], &[&golden.url()]].concat()).ended(0);
+
+    assert!(ran.stdout.contains("000000000000000a"), "{}", ran.stdout);
+}
+
+#[test]
+fn an_existing_target_is_left_alone() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+    fs::write(&output, "precious").unwrap();
+
+    let ran = replica(["restore", "-o", output.to_str().unwrap(), &golden.url()]).ended(1);
+
+    assert_eq!(
+        ran.stderr,
+        format!(
+            "error: {} exists already: restore to another path, or ask for it to be replaced\n  \
+             hint: -force replaces it\n",
+            output.display()
+        )
+    );
+    assert_eq!(fs::read(&output).unwrap(), b"precious");
+}
+
+#[test]
+fn a_target_folder_that_can_not_be_written_is_told() {
+    let golden = Golden::copy("ps512");
+    fs::write(golden.beside("file"), "").unwrap();
+
+    for (output, told) in [
+        (
+            golden.beside("none/app.db"),
+            "it does not exist, so make it first",
+        ),
+        (golden.beside("file/app.db"), "it is not a folder"),
+    ] {
+        let ran = replica(["restore", "-o", output.to_str().unwrap(), &golden.url()]).ended(1);
+
+        let folder = output.parent().unwrap().display();
+        let message = format!("error: can't write in {folder}: {told}\n");
+        assert!(ran.stderr.starts_with(&message), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_target_folder_without_permission_is_told() {
+    let golden = Golden::copy("ps512");
+    let folder = golden.beside("locked");
+    fs::create_dir(&folder).unwrap();
+    open_to_all(&golden);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let output = folder.join("app.db");
+
+    let ran = as_nobody(
+        &golden,
+        &["restore", "-o", output.to_str().unwrap(), &golden.url()],
+    )
+    .ended(1);
+
+    let message = format!(
+        "error: can't write in {}: permission denied\n",
+        folder.display()
+    );
+    assert!(ran.stderr.starts_with(&message), "{}", ran.stderr);
+}
+
+#[test]
+fn a_file_of_the_replica_without_permission_is_told() {
+    let golden = Golden::copy("ps512");
+    open_to_all(&golden);
+    let file = golden.file(0, "0000000000000001-0000000000000001.ltx");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    let output = golden.beside("open/app.db");
+    fs::create_dir(golden.beside("open")).unwrap();
+    fs::set_permissions(golden.beside("open"), fs::Permissions::from_mode(0o777)).unwrap();
+
+    let ran = as_nobody(
+        &golden,
+        &["restore", "-o", output.to_str().unwrap(), &golden.url()],
+    )
+    .ended(1);
+
+    assert!(
+        ran.stderr
+            .contains("0/0000000000000001-0000000000000001.ltx"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.to_lowercase().contains("permission denied"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// A limit on the size of files stands in for the full disk, which needs a file system of its own
+/// (the stage with real programs has one): the write fails part of the way in both.
+#[test]
+fn a_database_that_does_not_fit_leaves_nothing() {
+    let golden = Golden::copy("ps65536");
+    let output = golden.beside("out/app.db");
+    fs::create_dir(golden.beside("out")).unwrap();
+    let program = env!("CARGO_BIN_EXE_replica");
+    let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" restore -o \"$1\" \"$2\"";
+
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        script,
+        program,
+        output.to_str().unwrap(),
+        &golden.url(),
+    ]);
+    shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ran = finish(shell.spawn().unwrap()).ended(1);
+
+    assert!(
+        ran.stderr.starts_with("error: could not "),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("File too large"), "{}", ran.stderr);
+    assert_eq!(names(&golden.beside("out")), [""; 0]);
+}
+
+#[test]
+fn a_file_of_another_page_size_is_named() {
+    let golden = Golden::copy("ps4096");
+    let other = Golden::copy("ps512");
+    let name = "0000000000000005-0000000000000005.ltx";
+    for level in [1, 2, 9] {
+        fs::remove_dir_all(golden.root().join("ltx").join(level.to_string())).unwrap();
+    }
+    fs::copy(other.file(0, name), golden.file(0, name)).unwrap();
+
+    let output = golden.beside("app.db");
+    let ran = replica(["restore", "-o", output.to_str().unwrap(), &golden.url()]).ended(1);
+
+    assert!(
+        ran.stderr
+            .contains(&format!("0/{name}: its database has pages of 512")),
+        "{}",
+        ran.stderr
+    );
+    assert!(!output.exists());
+}
+
+#[test]
+fn a_damaged_file_is_named_and_there_is_no_database() {
+    let golden = Golden::copy("ps512");
+    let name = "0000000000000007-0000000000000007.ltx";
+    let mut bytes = fs::read(golden.file(0, name)).unwrap();
+    bytes[200] ^= 1;
+    fs::write(golden.file(0, name), bytes).unwrap();
+    let output = golden.beside("app.db");
+
+    let ran = replica(["restore", "-o", output.to_str().unwrap(), &golden.url()]).ended(1);
+
+    assert!(
+        ran.stderr.contains(&format!("0/{name}: ")),
+        "{}",
+        ran.stderr
+    );
+    assert!(!output.exists());
+}
+
+#[test]
+fn a_target_is_needed() {
+    let ran = replica(["restore", "file:///backups/app"]).ended(2);
+
+    assert_eq!(
+        ran.stderr,
+        "error: -o is needed: nothing else says where to write the database\n  hint: replica \
+         restore -o /path/to/db file:///backups/app\n"
+    );
+}
+
+#[test]
+fn following_is_not_there_yet() {
+    for flags in [&["-f"][..], &["-follow-interval", "1s"]] {
+        let ran = replica([&["restore", "-o", "x", "y"], flags].concat()).ended(2);
+
+        assert!(ran.stderr.contains("not there yet"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn with_json_an_error_is_one_json_object_on_stderr() {
+    let ran = replica(["restore", "-json", "-o", "x", "/nowhere/at/all"]).ended(3);
+
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(
+        error,
+        json!({ "error": {
+            "message": "no replica at file:///nowhere/at/all: the folder does not exist",
+            "causes": [],
+            "hint": null,
+            "exit_status": 3,
+        }})
+    );
+    assert_eq!(ran.stdout, "");
+}
+
+/// Runs the command as a user who is not root, for whom permissions count: from a copy, because
+/// the original may be where nobody else can go.
+fn as_nobody(golden: &Golden, args: &[&str]) -> Ran {
+    let program = golden.beside("replica-command");
+    fs::copy(env!("CARGO_BIN_EXE_replica"), &program).expect("the command can be copied");
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if fs::metadata("/proc/self")
+        .expect("this process is there")
+        .uid()
+        == 0
+    {
+        command.uid(65534).gid(65534);
+    }
+    finish(command.spawn().expect("the command should start"))
+}
+
+/// Lets any user read the replica.
+fn open_to_all(golden: &Golden) {
+    let root = golden.root();
+    let above = root.parent().expect("it is below a temporary folder");
+    open_tree(above);
+}
+
+fn open_tree(path: &Path) {
+    let mode = if path.is_dir() { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a copy can be opened");
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a folder can be read") {
+            open_tree(&entry.expect("a folder can be read").path());
+        }
+    }
+}

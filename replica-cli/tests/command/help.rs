@@ -1,0 +1,133 @@
+//! The command explains itself.
+
+use crate::replica::{folder, names, replica};
+
+const COMMANDS: [&[&str]; 8] = [
+    &[],
+    &["restore"],
+    &["ltx"],
+    &["ltx", "inspect"],
+    &["ltx", "verify"],
+    &["conformance"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in COMMANDS {
+        for flag in ["--help", "-help", "-h"] {
+            let ran = replica(command.iter().chain([&flag])).ended(0);
+
+            let name = [&["replica"], command].concat().join(" ");
+            assert!(
+                ran.stdout.contains(&format!("Usage: {name}")),
+                "{}",
+                ran.stdout
+            );
+            assert!(ran.stdout.contains("Examples:"), "{}", ran.stdout);
+            assert_eq!(ran.stderr, "");
+        }
+    }
+}
+
+#[test]
+fn long_help_lists_the_exit_statuses() {
+    for command in [&COMMANDS[..2], &COMMANDS[2..6]].concat() {
+        let ran = replica(command.iter().chain([&"--help"])).ended(0);
+
+        assert!(ran.stdout.contains("Exit statuses:"), "{}", ran.stdout);
+    }
+}
+
+#[test]
+fn flags_that_do_nothing_yet_are_not_shown() {
+    let ran = replica(["restore", "--help"]).ended(0);
+
+    assert!(!ran.stdout.contains("follow"), "{}", ran.stdout);
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    for args in [&["version"], &["--version"], &["-version"], &["-V"]] {
+        let ran = replica(args).ended(0);
+
+        assert!(
+            ran.stdout.trim_end().ends_with(env!("CARGO_PKG_VERSION")),
+            "{ran:?}"
+        );
+    }
+}
+
+#[test]
+fn completions_are_there_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = replica(["completions", shell]).ended(0);
+
+        assert!(ran.stdout.contains("conformance"), "{shell}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let folder = folder();
+
+    let page = replica(["man"]).ended(0);
+    replica(["man".as_ref(), folder.path().as_os_str()]).ended(0);
+
+    assert!(page.stdout.contains(".TH replica 1"), "{}", page.stdout);
+    assert_eq!(
+        names(folder.path()),
+        [
+            "replica-completions.1",
+            "replica-conformance.1",
+            "replica-ltx-inspect.1",
+            "replica-ltx-verify.1",
+            "replica-ltx.1",
+            "replica-man.1",
+            "replica-restore.1",
+            "replica-version.1",
+            "replica.1",
+        ]
+    );
+}
+
+#[test]
+fn a_call_that_makes_no_sense_is_status_2() {
+    for (args, told) in [
+        (&[][..], "Usage: replica"),
+        (&["restore"], "REPLICA"),
+        (&["ltx"], "REPLICA"),
+        (&["bogus"], "unrecognized subcommand 'bogus'"),
+        (&["restore", "-bogus", "x"], "unexpected argument '--bogus'"),
+        (
+            &["restore", "-dryrun", "x"],
+            "a similar argument exists: '--dry-run'",
+        ),
+        (
+            &["restore", "-o"],
+            "a value is required for '--output <PATH>'",
+        ),
+        (
+            &["restore", "-o", "-json", "x"],
+            "a value is required for '--output <PATH>'",
+        ),
+        (
+            &["restore", "-json=maybe", "x"],
+            "unexpected value 'maybe' for '--json'",
+        ),
+        (&["restore", "x", "y"], "unexpected argument 'y'"),
+        (&["ltx", "-level", "10", "x"], "a level is 0 to 9, or all"),
+        (&["ltx", "-level", "-1", "x"], "unexpected argument '-1'"),
+        (&["conformance", "-jobs", "0"], "give a number from 1"),
+        (
+            &["restore", "-integrity-check", "some", "x"],
+            "[possible values: none, quick, full]",
+        ),
+    ] {
+        let ran = replica(args).ended(2);
+
+        assert!(ran.stderr.contains(told), "{args:?}: {}", ran.stderr);
+        assert_eq!(ran.stdout, "");
+    }
+}

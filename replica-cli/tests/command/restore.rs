@@ -1,0 +1,254 @@
+//! `replica restore`.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::replica::{Golden, names, replica};
+
+#[test]
+fn a_dry_run_gives_litestreams_plan_and_writes_nothing() {
+    let golden = Golden::copy("ps4096");
+    let url = golden.url();
+    let args = [
+        "restore",
+        "-dry-run",
+        "-txid",
+        "0000000000000005",
+        "-o",
+        "none/app.db",
+        &url,
+    ];
+
+    let text = replica(args).ended(0);
+    let json = replica(args.iter().chain(&["-json"])).ended(0);
+
+    // As Litestream 0.5.17 prints it.
+    let file = |level: u8, min: u64, max: u64, size: u64, time: &str| {
+        json!({
+            "level": level,
+            "name": format!("{min:016x}-{max:016x}.ltx"),
+            "min_txid": format!("{min:016x}"),
+            "max_txid": format!("{max:016x}"),
+            "size": size,
+            "timestamp": time,
+        })
+    };
+    assert_eq!(
+        json.json(),
+        json!({
+            "source": url,
+            "target_path": "none/app.db",
+            "replica": "file",
+            "min_txid": "0000000000000001",
+            "max_txid": "0000000000000005",
+            "files": [
+                file(9, 1, 1, 23091, "2026-11-21T07:44:14Z"),
+                file(2, 1, 3, 23358, "2026-11-21T07:44:15Z"),
+                file(0, 4, 4, 9727, "2026-11-21T07:44:16Z"),
+                file(0, 5, 5, 9539, "2026-11-21T07:44:17Z"),
+            ],
+        })
+    );
+    assert_eq!(
+        text.stdout,
+        format!(
+            "Restore plan:\n  source: {url}\n  target: none/app.db\n  replica: file\n  txid \
+             range: 0000000000000001 - 0000000000000005\n\nFiles to fetch:\n\
+             level  file                                   min_txid          max_txid          \
+             size   timestamp\n\
+             9      0000000000000001-0000000000000001.ltx  0000000000000001  0000000000000001  \
+             23091  2026-11-21T07:44:14Z\n\
+             2      0000000000000001-0000000000000003.ltx  0000000000000001  0000000000000003  \
+             23358  2026-11-21T07:44:15Z\n\
+             0      0000000000000004-0000000000000004.ltx  0000000000000004  0000000000000004  \
+             9727   2026-11-21T07:44:16Z\n\
+             0      0000000000000005-0000000000000005.ltx  0000000000000005  0000000000000005  \
+             9539   2026-11-21T07:44:17Z\n"
+        )
+    );
+}
+
+#[test]
+fn the_json_of_a_restore_has_litestreams_fields() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+    let output = output.to_str().unwrap();
+
+    let args = [
+        "restore",
+        "-json",
+        "-integrity-check",
+        "full",
+        "-o",
+        output,
+        &golden.url(),
+    ];
+    let report = replica(args).ended(0).json();
+
+    assert_eq!(report["db_path"], output);
+    assert_eq!(report["replica"], "file");
+    assert_eq!(report["txid"], "000000000000000f");
+    assert_eq!(report["integrity_check"], "full");
+    assert!(report["duration_ms"].is_u64());
+    assert_eq!(report["size"], golden.facts["latest"]["size"]);
+}
+
+#[test]
+fn a_restore_says_what_it_restored_and_shows_no_bar_in_a_pipe() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+
+    let ran = replica([
+        "restore",
+        golden.url().as_str(),
+        "-o",
+        output.to_str().unwrap(),
+    ])
+    .ended(0);
+
+    assert!(
+        ran.stdout.starts_with(&format!(
+            "restored {} to transaction 000000000000000f of 2026-11-21T07:44:",
+            output.display()
+        )),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_damaged_file_is_made_up_for_and_told() {
+    let golden = Golden::copy("ps4096");
+    let snapshot = "0000000000000001-0000000000000019.ltx";
+    let mut bytes = fs::read(golden.file(9, snapshot)).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(golden.file(9, snapshot), bytes).unwrap();
+    let output = golden.beside("app.db");
+
+    let ran = replica(["restore", "-o", output.to_str().unwrap(), &golden.url()]).ended(0);
+
+    assert_eq!(
+        crate::replica::sha256(&output),
+        golden.facts["latest"]["sha256"]
+    );
+    assert!(
+        ran.stderr.starts_with(&format!("warning: 9/{snapshot}: ")),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn an_existing_database_is_a_success_only_when_asked_for() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+    fs::write(&output, "precious").unwrap();
+    let url = golden.url();
+    let args = ["restore", "-o", output.to_str().unwrap(), &url];
+
+    replica(args).ended(1);
+    let skipped = replica(args.iter().chain(&["-if-db-not-exists"])).ended(0);
+    let nowhere = [
+        "-if-db-not-exists",
+        "-o",
+        output.to_str().unwrap(),
+        "/nowhere/at/all",
+    ];
+    replica(["restore"].iter().chain(&nowhere)).ended(0);
+
+    assert!(
+        skipped
+            .stderr
+            .ends_with("app.db exists already: nothing to do\n")
+    );
+    assert_eq!(fs::read(&output).unwrap(), b"precious");
+    assert_eq!(
+        names(golden.root().parent().unwrap()),
+        ["app.db", "replica"]
+    );
+}
+
+#[test]
+fn a_missing_replica_is_a_success_only_when_asked_for() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+    let bare = golden.beside("bare");
+    fs::create_dir_all(bare.join("ltx")).unwrap();
+
+    for place in ["/nowhere/at/all", bare.to_str().unwrap()] {
+        let args = ["restore", "-o", output.to_str().unwrap(), place];
+        replica(args).ended(3);
+        let ran = replica(args.iter().chain(&["-if-replica-exists"])).ended(0);
+
+        assert!(
+            ran.stderr.contains("there is no replica at file://"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!output.exists());
+    }
+}
+
+#[test]
+fn if_replica_exists_excuses_nothing_else() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+
+    let txid = ["-if-replica-exists", "-txid", "00000000000000ff"];
+    let args = ["restore", "-o", output.to_str().unwrap(), &golden.url()];
+    replica([&args[..], &txid].concat()).ended(1);
+}
+
+#[test]
+fn force_replaces_a_database_and_what_sqlite_keeps_beside_it() {
+    let golden = Golden::copy("ps512");
+    let output = golden.beside("app.db");
+    for suffix in ["", "-wal", "-shm"] {
+        fs::write(golden.beside(&format!("app.db{suffix}")), "old").unwrap();
+    }
+
+    replica([
+        "restore",
+        "-force",
+        "-o",
+        output.to_str().unwrap(),
+        &golden.url(),
+    ])
+    .ended(0);
+
+    assert_eq!(
+        crate::replica::sha256(&output),
+        golden.facts["latest"]["sha256"]
+    );
+    assert_eq!(
+        names(golden.root().parent().unwrap()),
+        ["app.db", "replica"]
+    );
+}
+
+#[test]
+fn the_configuration_says_where_the_database_goes() {
+    let golden = Golden::copy("ps512");
+    let config = golden.beside("litestream.yml");
+    let database = golden.beside("app.db");
+    fs::write(
+        &config,
+        format!(
+            "dbs: [{{path: '{}', replica: {{url: '{}'}}}}]",
+            database.display(),
+            golden.url()
+        ),
+    )
+    .unwrap();
+
+    let (config, path) = (config.to_str().unwrap(), database.to_str().unwrap());
+    replica(["restore", "-config", config, path]).ended(0);
+
+    assert_eq!(
+        crate::replica::sha256(&database),
+        golden.facts["latest"]["sha256"]
+    );
+}
