@@ -46,8 +46,8 @@ pub(crate) enum Failure {
     },
 }
 
-/// Writes the database that `files` give, whose bytes are `pieces`, into the empty file `into`,
-/// and syncs it.
+/// Writes the database that `files` give, whose bytes are `pieces`, into `into`, whatever that
+/// held, and syncs it.
 ///
 /// Nothing is proven before it has returned `Ok`. Dropping it stops both threads within one batch.
 pub(crate) async fn apply(
@@ -486,6 +486,7 @@ fn write(
     listener: &Listener,
 ) -> Result<(), Stopped> {
     let failed = |action| move |source| Stopped::Failed(Failure::Write { action, source });
+    into.set_len(0).map_err(failed("write"))?;
     let mut since_writeback = 0;
     for message in to_write {
         let mut batch = match message {

@@ -4,6 +4,9 @@
 //! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
 //! again where one of them is damaged. [`check`] reads a whole replica and judges it.
 
+#[cfg(not(unix))]
+compile_error!("replica-engine needs the file system of a Unix");
+
 mod apply;
 mod check;
 mod damage;

@@ -133,6 +133,21 @@ async fn a_time_outside_the_replica_is_an_error_that_says_what_there_is() {
     }
 }
 
+/// One file was copied by itself, and got the time of that.
+#[tokio::test]
+async fn a_single_time_out_of_order_is_not_believed() {
+    let replica = MockClient::new();
+    for number in 1..=9 {
+        let made = crate::support::Made::new(file(0, number..=number), 1, &[(1, number as u8)]);
+        let copied_at = if number == 4 { at(100_000) } else { made.time };
+        replica.put(made.id, copied_at, made.encode());
+    }
+
+    let (restored, content) = restored(&replica, Target::Time(at(7_500))).await.unwrap();
+
+    assert_eq!((restored.txid, content), (txid(7), database(&[7])));
+}
+
 /// Around the time that was asked for the listing is right, and further back it isn't.
 #[tokio::test]
 async fn a_header_that_contradicts_the_listing_anywhere_is_noticed() {
