@@ -79,7 +79,7 @@ pub enum Resume {
     /// Opens the range anew from its start, and compares the checksum of as many bytes as were
     /// given already. Where it agrees, every byte of the stream is of the version that was opened
     /// last; where not, the file was replaced, and the stream ends in an error of kind
-    /// [`NotFound`](ErrorKind::NotFound), whose remedy is to plan again.
+    /// [`Unavailable`](ErrorKind::Unavailable): all of it can be read again, but not the rest.
     ///
     /// That costs a CRC over all that is read, and after a break the reading once more of what
     /// came before it: in all, at most twice [`Backoff::attempts`] times the range.
@@ -317,29 +317,29 @@ impl<C: ReplicaClient> Reading<C> {
     async fn open(&mut self) -> Result<&mut ByteStream> {
         while self.bytes.is_none() {
             match self.try_open().await {
-                Ok(bytes) => self.bytes = Some(bytes),
+                Ok(Some(bytes)) => self.bytes = Some(bytes),
+                Ok(None) => return Err(self.replaced()),
                 Err(error) => self.pause_after(error).await?,
             }
         }
         Ok(self.bytes.as_mut().expect("the loop ends with a stream"))
     }
 
-    async fn try_open(&mut self) -> Result<ByteStream> {
+    /// Nothing, where the file is no longer the one that was being read.
+    async fn try_open(&mut self) -> Result<Option<ByteStream>> {
         if self.given.len() == 0 {
-            return self.client.open(self.file, self.range).await;
+            return self.client.open(self.file, self.range).await.map(Some);
         }
-        let opened = match self.resume {
-            Resume::Checked => self.client.open(self.file, self.range).await,
-            Resume::Trusting => self.client.open(self.file, self.rest()).await,
+        let range = match self.resume {
+            Resume::Checked => self.range,
+            Resume::Trusting => self.rest(),
         };
-        let bytes = opened.map_err(|error| match error.kind() {
+        match (self.client.open(self.file, range).await, self.resume) {
+            (Ok(bytes), Resume::Checked) => self.skip_what_was_given(bytes).await,
+            (Ok(bytes), Resume::Trusting) => Ok(Some(bytes)),
             // It was a range of the file before.
-            ErrorKind::Invalid => self.replaced().with_source(error),
-            _ => error,
-        })?;
-        match self.resume {
-            Resume::Checked => self.skip_what_was_given(bytes).await,
-            Resume::Trusting => Ok(bytes),
+            (Err(error), _) if error.kind() == ErrorKind::Invalid => Ok(None),
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -352,13 +352,14 @@ impl<C: ReplicaClient> Reading<C> {
         }
     }
 
-    /// What follows in `bytes` on the bytes that the caller was given, which are compared.
-    async fn skip_what_was_given(&mut self, mut bytes: ByteStream) -> Result<ByteStream> {
+    /// What follows in `bytes` on the bytes that the caller was given, or nothing, where `bytes`
+    /// begins with others.
+    async fn skip_what_was_given(&mut self, mut bytes: ByteStream) -> Result<Option<ByteStream>> {
         let mut skipped = Fingerprint::default();
         while skipped.len() < self.given.len() {
             let left = self.given.len() - skipped.len();
             let Some(mut chunk) = bytes.try_next().await? else {
-                return Err(self.replaced());
+                return Ok(None);
             };
             if chunk.len() as u64 > left {
                 let rest = chunk.split_off(left as usize);
@@ -366,20 +367,15 @@ impl<C: ReplicaClient> Reading<C> {
             }
             skipped.update(&chunk);
         }
-        if skipped == self.given {
-            Ok(bytes)
-        } else {
-            Err(self.replaced())
-        }
+        Ok((skipped == self.given).then_some(bytes))
     }
 
+    /// What was begun can't be ended; but reading all of it again may well succeed.
     fn replaced(&self) -> Error {
-        Error::new(
-            ErrorKind::NotFound,
-            "the file was replaced while it was being read",
-        )
-        .of(self.file)
-        .during(Op::Open, self.client.scheme())
+        let message = "the file was replaced while it was being read";
+        Error::new(ErrorKind::Unavailable, message)
+            .of(self.file)
+            .during(Op::Open, self.client.scheme())
     }
 }
 

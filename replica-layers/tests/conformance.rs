@@ -42,10 +42,12 @@ mod retry_of_an_unreliable_store {
     async fn open(namespace: String) -> Retry<Unreliable> {
         let steady = STORE.client(&format!("unreliable/{namespace}"));
         let flaky = steady.second();
+        // Not in the small files that some cases rewrite while they read them: a read that breaks
+        // while its file is replaced can't go on.
         flaky
             .on(Op::Open)
             .every(5)
-            .at_byte(100)
+            .at_byte(10_000)
             .fail(ErrorKind::Unavailable);
         flaky
             .on(Op::Open)
@@ -65,13 +67,12 @@ mod retry_of_an_unreliable_store {
         for op in [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll] {
             flaky.on(op).every(3).fail(ErrorKind::Unavailable);
         }
-        for op in [Op::Delete, Op::DeleteAll] {
-            flaky
-                .on(op)
-                .every(2)
-                .after_applying()
-                .fail(ErrorKind::Unavailable);
-        }
+        // A lost reply of anything else happens twice, which cases of rival clients do see.
+        flaky
+            .on(Op::DeleteAll)
+            .every(2)
+            .after_applying()
+            .fail(ErrorKind::Unavailable);
         Retry::new(Unreliable { flaky, steady }, backoff())
     }
 

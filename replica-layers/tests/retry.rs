@@ -108,6 +108,24 @@ async fn every_call_survives_transient_errors() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_reply_was_lost_succeeds() {
+    let (mock, retry) = setup();
+    for op in [Op::Write, Op::Delete, Op::DeleteAll] {
+        mock.on(op).after_applying().fail(TRANSIENT);
+    }
+
+    let body = content().into();
+    let written = retry.write(raw(2), Timestamp::EPOCH, body).await.unwrap();
+    assert_eq!((written.size, mock.content(raw(2))), (100, Some(content())));
+    retry.delete(&[raw(1)]).await.unwrap();
+    assert_eq!(mock.files(), [raw(2)]);
+    retry.delete_all().await.unwrap();
+    assert_eq!(mock.files(), []);
+
+    mock.assert_faults_used();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_error_is_returned_when_the_attempts_are_used_up() {
     let (mock, retry) = setup_with(attempts(3));
     for op in [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll] {
@@ -431,8 +449,9 @@ async fn a_file_replaced_within_a_break_ends_the_read() {
 
     let read = [first.to_vec(), rest].concat();
     let error = error.expect("the versions differ");
+    assert_eq!(mock.count(Op::Open), 2, "it is no use to try again");
     assert_eq!(read, content()[..50]);
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.kind(), TRANSIENT);
     assert_eq!(
         error.to_string(),
         "mock: open 0/0000000000000001-0000000000000001.ltx: \
@@ -456,10 +475,7 @@ async fn a_file_that_became_shorter_within_a_break_ends_the_read() {
         mock.put(raw(1), Timestamp::EPOCH, content().slice(..len));
         let (_, error) = drain(Ok(stream)).await;
 
-        assert_eq!(
-            error.expect("the file is shorter").kind(),
-            ErrorKind::NotFound
-        );
+        assert_eq!(error.expect("the file is shorter").kind(), TRANSIENT);
     }
 }
 
@@ -602,7 +618,7 @@ proptest! {
             Some(error) => {
                 // Nothing was given yet, and the new version has no such range.
                 let out_of_range = error.kind() == ErrorKind::Invalid && read.is_empty();
-                prop_assert!(out_of_range || error.kind() == ErrorKind::NotFound, "{error}");
+                prop_assert!(out_of_range || error.kind() == TRANSIENT, "{error}");
                 prop_assert!(
                     versions.iter().filter_map(|version| of(version)).any(|version| version.starts_with(&read)),
                     "{read:?} of {versions:?}"
@@ -634,7 +650,7 @@ fn every_break_and_every_replacement_of_a_small_file_is_survived_or_told() {
                 assert!(error.is_none());
                 assert_eq!(read, new);
             } else {
-                assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::NotFound));
+                assert_eq!(error.map(|error| error.kind()), Some(TRANSIENT));
                 assert_eq!(read, old[..at as usize]);
             }
         }
