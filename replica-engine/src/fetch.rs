@@ -1,11 +1,12 @@
 //! Reads files ahead, in pieces of bounded size.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Result};
+use replica_core::{Error, ErrorKind, FileId, FileInfo, ReplicaClient, Result};
 use tokio::task::JoinHandle;
 
 /// How many pieces are fetched at a time. Each holds one open file or connection.
@@ -54,10 +55,8 @@ pub(crate) fn pieces(
             let end = if last { file.size } else { start + size };
             let task = Abort(tokio::spawn(fetch(
                 Arc::clone(&client),
-                file,
-                start,
-                end,
-                last,
+                file.id,
+                start..end,
             )));
             task.join().map(move |bytes| {
                 let len = bytes.iter().flatten().map(|chunk| chunk.len() as u64);
@@ -76,22 +75,19 @@ pub(crate) fn pieces(
         .buffered(FETCHES as usize)
 }
 
-/// Reads `start..end` of `file`, and one byte more of the `last` piece, to notice a file that has
-/// grown.
+/// Reads `range` of `file`.
 async fn fetch(
     client: Arc<dyn ReplicaClient>,
-    file: FileInfo,
-    start: u64,
-    end: u64,
-    last: bool,
+    file: FileId,
+    range: Range<u64>,
 ) -> Result<Vec<Bytes>> {
-    let end = end.saturating_add(u64::from(last));
-    let mut stream = client.open(file.id, (start..end).into()).await?;
+    let Range { start, end } = range;
+    let mut stream = client.open(file, range.into()).await?;
     let (mut chunks, mut left) = (Vec::new(), end - start);
     while let Some(chunk) = stream.try_next().await? {
         left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
             let message = format!("the store sent more than bytes {start}..{end}");
-            Error::new(ErrorKind::Other, message).of(file.id)
+            Error::new(ErrorKind::Other, message).of(file)
         })?;
         chunks.push(chunk);
     }

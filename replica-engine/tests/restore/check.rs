@@ -148,6 +148,9 @@ async fn files_that_overlap_or_are_missing_are_found_from_their_names() {
         file(1, 3..=5),
         file(1, 4..=5),
         file(2, 4..=6),
+        file(3, 2..=6),
+        file(3, 3..=4),
+        file(3, 7..=7),
     ] {
         made(id);
     }
@@ -166,6 +169,10 @@ async fn files_that_overlap_or_are_missing_are_found_from_their_names() {
             Finding::Overlap {
                 file: file(1, 4..=5),
                 before: file(1, 3..=5),
+            },
+            Finding::Overlap {
+                file: file(3, 3..=4),
+                before: file(3, 2..=6),
             },
         ],
     )
