@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::time::Duration;
 
 use replica::{FileInfo, Timestamp, Txid};
 use serde::{Serialize, Serializer};
@@ -114,6 +115,14 @@ pub(crate) fn size(bytes: u64) -> String {
         "{:.1} {unit}",
         bytes as f64 / 1024f64.powi(power as i32 + 1)
     )
+}
+
+/// A time as people read it.
+pub(crate) fn time(time: Duration) -> String {
+    match time.as_millis() {
+        millis @ 0..1000 => format!("{millis} ms"),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
 }
 
 /// A number of things whose plural has an s.

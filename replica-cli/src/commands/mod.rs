@@ -17,8 +17,8 @@ use crate::status::{Failure, Status, with_exit_statuses};
 const EXAMPLES: &str = "\
 Examples:
   replica restore -o app.db file:///backups/app   bring a database back
-  replica ltx -level all /backups/app             list the files of its replica
-  replica conformance                             prove the stores that are built in
+  replica ltx -level all /backups/app             list its replica's files
+  replica conformance                             prove the built-in stores
 
 `replica COMMAND --help` says more.";
 
@@ -31,7 +31,6 @@ Examples:
 #[command(
     name = "replica",
     version,
-    about,
     max_term_width = 100,
     disable_help_subcommand = true,
     args_override_self = true,
@@ -92,4 +91,87 @@ fn version() -> Result<Status, Failure> {
     writeln!(out, "{}", env!("CARGO_PKG_VERSION"))?;
     out.flush()?;
     Ok(Status::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    /// Parses what `line` would call, without its comment, its output and its explanation.
+    #[track_caller]
+    fn check(line: &str) {
+        let call = line.split(['#', '|', '>']).next().unwrap_or_default();
+        let call = call.split("   ").next().unwrap_or_default();
+        let words = call.split_whitespace().map(Into::into);
+
+        let parsed = Cli::try_parse_from(crate::args::normalise(&Cli::command(), words));
+
+        if let Err(error) = parsed {
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_call_in_the_readme_parses() {
+        let readme = include_str!("../../../README.md");
+        let calls: Vec<_> = readme
+            .lines()
+            .filter(|line| line.starts_with("replica "))
+            .collect();
+
+        assert!(calls.len() > 5, "the README shows calls of the command");
+        for call in calls {
+            check(call);
+        }
+    }
+
+    #[test]
+    fn every_example_in_the_help_parses() {
+        let mut commands = vec![Cli::command()];
+        let mut examples = 0;
+        while let Some(command) = commands.pop() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for call in help.lines().filter(|line| line.starts_with("  replica ")) {
+                check(call.trim_start());
+                examples += 1;
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(examples > 20, "only {examples} examples");
+    }
+
+    #[test]
+    fn the_readme_lists_the_exit_statuses() {
+        let readme = include_str!("../../../README.md");
+
+        for (status, meaning) in [
+            (Status::Done, "done, and all is well"),
+            (
+                Status::Failed,
+                "it was tried and failed, or what was looked at is bad",
+            ),
+            (
+                Status::Usage,
+                "the command line or the configuration is wrong",
+            ),
+            (
+                Status::Nothing,
+                "there is nothing to work on: no replica at that place",
+            ),
+        ] {
+            let line = format!("| {} | {meaning}", status as u8);
+            assert!(readme.contains(&line), "{line}");
+            assert!(with_exit_statuses("").contains(&format!("  {}    {meaning}", status as u8)));
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     if_replica_exists: bool,
 
-    /// Print which files would be read, and read nothing
+    /// Print which files would be fetched, and write nothing
     #[arg(long)]
     dry_run: bool,
 
@@ -262,13 +262,13 @@ impl RestoreArgs {
             }
             writeln!(
                 out,
-                "restored {} to transaction {} of {}: {} from {} in {:.1} s",
+                "restored {} to transaction {} of {}: {} from {} in {}",
                 output.display(),
                 restored.txid,
                 restored.created_at,
                 output::size(restored.bytes),
                 output::count(restored.files.len(), "file"),
-                time.as_secs_f64()
+                output::time(time)
             )?;
         }
         out.flush()?;

@@ -22,7 +22,8 @@ Examples:
 
 /// Read every file of a replica, or one file, and report what is wrong
 ///
-/// Reports each damaged, missing, overlapping or misplaced file, and which states can be restored.
+/// REPLICA may be the path of an LTX file too. Reports each damaged, missing, overlapping or
+/// misplaced file, and which states can be restored.
 #[derive(Debug, Args)]
 #[command(
     after_help = EXAMPLES,
@@ -63,9 +64,7 @@ impl VerifyArgs {
                 &json!({ "file": path.to_string(), "findings": finding.as_slice() }),
             )?;
         } else {
-            let verdict = finding
-                .as_deref()
-                .unwrap_or("every byte is as it was written");
+            let verdict = finding.as_deref().unwrap_or("sound");
             writeln!(out, "{path}: {verdict}")?;
         }
         out.flush()?;
@@ -134,7 +133,7 @@ fn write_summary(
         source.location, checked.files
     )?;
     match bad {
-        0 => writeln!(out, "every byte is as it was written")?,
+        0 => writeln!(out, "all sound")?,
         1 => writeln!(out, "1 finding")?,
         bad => writeln!(out, "{bad} findings")?,
     }

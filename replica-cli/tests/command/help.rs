@@ -116,6 +116,15 @@ fn a_call_that_makes_no_sense_is_status_2() {
             &["restore", "-json=maybe", "x"],
             "unexpected value 'maybe' for '--json'",
         ),
+        (
+            &[
+                "restore",
+                "-txid=000000000000000a",
+                "-timestamp=2026-11-21T00:00:00Z",
+                "x",
+            ],
+            "the argument '--txid <TXID>' cannot be used with '--timestamp <TIMESTAMP>'",
+        ),
         (&["restore", "x", "y"], "unexpected argument 'y'"),
         (&["ltx", "-level", "10", "x"], "a level is 0 to 9, or all"),
         (&["ltx", "-level", "-1", "x"], "unexpected argument '-1'"),

@@ -5,9 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Command;
 use std::time::Instant;
 
-use ltx::{Compression, Encoder, Header, PageSize, Pgno, Timestamp, Txid, TxidRange};
-
-use crate::replica::{LIMIT, command, finish, folder, names};
+use crate::replica::{LIMIT, command, finish, folder, names, snapshot_of_zeros};
 
 /// Enough to take a while to write, and little to read.
 const PAGES: u32 = 32_768;
@@ -16,10 +14,7 @@ const PAGES: u32 = 32_768;
 fn an_interrupted_restore_leaves_nothing() {
     for (signal, status) in [("INT", 130), ("TERM", 143)] {
         let folder = folder();
-        let level = folder.path().join("replica/ltx/9");
-        fs::create_dir_all(&level).unwrap();
-        let txids = TxidRange::single(Txid::FIRST);
-        fs::write(level.join(txids.to_string()), blank_database(txids)).unwrap();
+        snapshot_of_zeros(&folder.path().join("replica"), PAGES);
         let target = folder.path().join("target");
         fs::create_dir(&target).unwrap();
 
@@ -58,19 +53,6 @@ fn an_interrupted_conformance_run_leaves_nothing() {
 
     finish(child).ended(130);
     assert_eq!(names(folder.path()), [""; 0]);
-}
-
-fn blank_database(txids: TxidRange) -> Vec<u8> {
-    let page_size = PageSize::new(4096).expect("a page size");
-    let header = Header::new(page_size, PAGES, txids, Timestamp::EPOCH);
-    let mut file = Vec::new();
-    let mut encoder = Encoder::new(header, Compression::Blocks, &mut file);
-    let page = vec![0; page_size.bytes()];
-    for pgno in (1..=PAGES).filter_map(Pgno::new) {
-        encoder.page(pgno, &page, &mut file).expect("a valid page");
-    }
-    encoder.finish(None, &mut file).expect("a whole file");
-    file
 }
 
 fn send(signal: &str, id: u32) {

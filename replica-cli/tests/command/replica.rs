@@ -9,6 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ltx::{Compression, Encoder, Header, PageSize, Pgno, Timestamp, Txid, TxidRange};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -176,6 +177,24 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
             fs::write(target, bytes).expect("a file can be written");
         }
     }
+}
+
+/// Makes a replica of one snapshot, whose pages are all zeros: every byte of it is sound, and
+/// SQLite knows it for no database.
+pub(crate) fn snapshot_of_zeros(replica: &Path, pages: u32) {
+    let txids = TxidRange::single(Txid::FIRST);
+    let page_size = PageSize::new(4096).expect("a page size");
+    let header = Header::new(page_size, pages, txids, Timestamp::EPOCH);
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(header, Compression::Blocks, &mut file);
+    let page = vec![0; page_size.bytes()];
+    for pgno in (1..=pages).filter_map(Pgno::new) {
+        encoder.page(pgno, &page, &mut file).expect("a valid page");
+    }
+    encoder.finish(None, &mut file).expect("a whole file");
+    let level = replica.join("ltx/9");
+    fs::create_dir_all(&level).expect("a folder can be made");
+    fs::write(level.join(txids.to_string()), file).expect("a file can be written");
 }
 
 /// The SHA-256 of a file, as hex digits.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::replica::{Golden, names, replica};
+use crate::replica::{Golden, folder, names, replica, snapshot_of_zeros};
 
 #[test]
 fn a_dry_run_gives_litestreams_plan_and_writes_nothing() {
@@ -251,4 +251,23 @@ fn the_configuration_says_where_the_database_goes() {
         crate::replica::sha256(&database),
         golden.facts["latest"]["sha256"]
     );
+}
+
+#[test]
+fn sqlite_checks_the_database_when_asked_to() {
+    let folder = folder();
+    snapshot_of_zeros(&folder.path().join("replica"), 3);
+    let (url, output) = (folder.path().join("replica"), folder.path().join("app.db"));
+    let args = [
+        "restore",
+        url.to_str().unwrap(),
+        "-o",
+        output.to_str().unwrap(),
+    ];
+
+    for mode in ["quick", "full"] {
+        replica(args.iter().chain(&["-integrity-check", mode])).ended(1);
+        assert_eq!(names(folder.path()), ["replica"]);
+    }
+    replica(args.iter().chain(&["-integrity-check", "none"])).ended(0);
 }
