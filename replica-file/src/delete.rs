@@ -100,8 +100,10 @@ pub(crate) fn delete_all(root: &Root, caller: &Caller) -> Result<()> {
     folder.sync()?;
     // It stays where it is a symbolic link, a mount, or its parent is not ours to write to.
     let parent = folder.parent();
-    if std::fs::remove_dir(&root.path).is_ok() {
-        parent?.sync()?;
+    if std::fs::remove_dir(&root.path).is_ok()
+        && let Ok(parent) = parent
+    {
+        parent.sync()?;
     }
     Ok(())
 }

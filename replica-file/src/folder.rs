@@ -180,3 +180,28 @@ fn refuse_dangling_link(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_folder_that_is_deleted_while_it_is_open_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Folder::open_root(dir.path()).unwrap().expect("it exists");
+        let child = root.make_child("db", Mode::RWXU).unwrap();
+        let child = child.expect("nobody deletes it");
+        fs::remove_dir(dir.path().join("db")).unwrap();
+
+        let entries = child.entries().unwrap();
+
+        assert_eq!(entries.count(), 0);
+        assert!(child.child("ltx").unwrap().is_none());
+        assert!(child.make_child("ltx", Mode::RWXU).unwrap().is_none());
+        child.sync().unwrap();
+        root.make_child("db", Mode::RWXU)
+            .unwrap()
+            .expect("it can be made again");
+    }
+}
