@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use ltx::{Checksum, DatabaseChecksum, Pgno};
-use replica_core::{ErrorKind, FileId, Op};
+use replica_core::{
+    Body, ByteRange, ByteStream, Capabilities, ErrorKind, FileId, FileInfo, FileStream, Level, Op,
+    ReplicaClient, Result, Timestamp, Timestamps, Txid,
+};
 use replica_engine::{Damage, Fault, PlanError, Progress, RestoreError, Target, restore};
 use replica_mock::{MockClient, file};
 
@@ -361,8 +364,10 @@ async fn what_is_missing_of_a_file_is_not_asked_for_again_and_again() {
     })
     .await;
 
-    let error = result.unwrap_err().to_string();
-    assert!(error.contains(&large.id.to_string()), "{error}");
+    match result.unwrap_err() {
+        RestoreError::Damaged { damaged, .. } => assert_eq!(damaged[0].file, large.id),
+        error => panic!("{error}"),
+    }
     assert!(replica.count(Op::Open) < 15, "{:?}", replica.calls());
 }
 
@@ -568,4 +573,60 @@ async fn a_database_without_pages_is_an_empty_file() {
     let (restored, content) = restored(&replica, Target::Latest).await.unwrap();
 
     assert_eq!((restored.bytes, content), (0, Vec::new()));
+}
+
+/// A store that gives all of a file, whatever part is asked for.
+#[derive(Debug)]
+struct Generous(MockClient);
+
+#[replica_core::async_trait]
+impl ReplicaClient for Generous {
+    fn scheme(&self) -> &'static str {
+        self.0.scheme()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn list(&self, level: Level, from: Txid, times: Timestamps) -> Result<FileStream> {
+        self.0.list(level, from, times).await
+    }
+
+    async fn open(&self, file: FileId, _: ByteRange) -> Result<ByteStream> {
+        self.0.open(file, ByteRange::ALL).await
+    }
+
+    async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
+        self.0.write(file, created_at, body).await
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        self.0.delete(files).await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.0.delete_all().await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_sends_more_than_it_was_asked_for_is_an_error() {
+    let replica = MockClient::new();
+    let pages: Vec<(u32, u8)> = (1..=2_000).map(|pgno| (pgno, 1)).collect();
+    Made::new(file(9, 1..=1), 2_000, &pages).put(&replica);
+    let output = Output::new();
+    let mut options = output.options(Target::Latest);
+    options.fetch_ahead = 0;
+
+    let error = restore(Arc::new(Generous(replica)), &options, |_| {})
+        .await
+        .unwrap_err();
+
+    assert!(
+        error
+            .to_string()
+            .contains("the store sent more than bytes 0..65536"),
+        "{error}"
+    );
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use ltx::{Checksum, DatabaseChecksum, Pgno};
 use replica_core::Op;
 use replica_engine::{Existing, Progress, RestoreError, RestoreOptions, Target, restore};
 use replica_mock::{MockClient, file};
@@ -305,7 +306,7 @@ async fn one_of_two_restores_to_one_path_wins_whole() {
     assert_eq!(output.names(), ["restored.db"]);
 }
 
-/// The one page that SQLite never writes to is in no file of a replica.
+/// The one page that SQLite never writes to is in no file of a replica, and in no checksum.
 #[tokio::test]
 async fn the_lock_page_is_left_as_zeros() {
     let replica = MockClient::new();
@@ -317,6 +318,12 @@ async fn the_lock_page_is_left_as_zeros() {
         .collect();
     let mut made = Made::new(file(9, 1..=1), lock_page + 1, &pages);
     made.page_size = size;
+    let mut database = DatabaseChecksum::default();
+    for &(pgno, fill) in &pages {
+        let page = page(pgno, fill, size);
+        database.add(Checksum::of_page(Pgno::new(pgno).unwrap(), &page));
+    }
+    made.checksums = Some((None, database.get()));
     made.put(&replica);
     let output = Output::new();
 
