@@ -17,8 +17,8 @@
 //! # drop(client);
 //! ```
 //!
-//! That order is the usual one. A time limit belongs next to the store, where no waiting of our
-//! own counts against it; a retry belongs outside of it, so that a stalled attempt is made again;
+//! That order is the usual one. A time limit belongs next to the store, where no waiting for a
+//! turn counts against it; a retry belongs outside of it, so that a stalled attempt is made again;
 //! and what is verified is what came of all of that.
 
 mod fingerprint;
