@@ -21,7 +21,7 @@ use lz4_flex::block::{
 
 const PAGE: usize = 4096;
 const PAGES: u32 = 4096;
-/// What a restore reads at a time.
+/// What is read or written at a time.
 const CHUNK: usize = 1 << 20;
 
 fn main() {
@@ -86,11 +86,11 @@ fn crc(bencher: Bencher<'_, '_>, content: Content) {
 #[divan::bench(args = CONTENTS)]
 fn encode(bencher: Bencher<'_, '_>, content: Content) {
     let pages = pages(content, PAGES);
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(2 * CHUNK);
 
     throughput(bencher).bench_local(|| {
         out.clear();
-        encode_into(&pages, 1, 1, 1, &mut out);
+        encode_into(&pages, 1, 1, 1, &mut out, write_out);
         black_box(out.len())
     });
 }
@@ -98,7 +98,7 @@ fn encode(bencher: Bencher<'_, '_>, content: Content) {
 #[divan::bench(args = CONTENTS)]
 fn decode(bencher: Bencher<'_, '_>, content: Content) {
     let mut file = Vec::new();
-    encode_into(&pages(content, PAGES), 1, 1, 1, &mut file);
+    encode_into(&pages(content, PAGES), 1, 1, 1, &mut file, |_| {});
     let mut out = vec![0; CHUNK];
 
     throughput(bencher).bench_local(|| {
@@ -125,7 +125,7 @@ fn merge(bencher: Bencher<'_, '_>, content: Content) {
     let files: Vec<Bytes> = [(1, 1, 1), (2, 1, 4), (3, 2, 4), (4, 3, 4)]
         .map(|(txid, first, step)| {
             let mut file = Vec::new();
-            encode_into(&pages, txid, first, step, &mut file);
+            encode_into(&pages, txid, first, step, &mut file, |_| {});
             Bytes::from(file)
         })
         .into();
@@ -140,7 +140,7 @@ fn merge(bencher: Bencher<'_, '_>, content: Content) {
         out.clear();
         loop {
             match merge.step(&mut out).unwrap() {
-                MergeStep::Page(_) => {}
+                MergeStep::Page(_) => write_out(&mut out),
                 MergeStep::NeedInput(input) => unreachable!("{input} has all"),
                 MergeStep::Done(trailer) => break black_box(trailer),
             }
@@ -152,8 +152,23 @@ fn throughput<'a, 'b>(bencher: Bencher<'a, 'b>) -> Bencher<'a, 'b> {
     bencher.counter(BytesCount::new(PAGES as usize * PAGE))
 }
 
-/// A file of every `step`th page from `first` on.
-fn encode_into(pages: &[Vec<u8>], txid: u64, first: u32, step: usize, out: &mut Vec<u8>) {
+/// What a program does with a full buffer, but for the writing.
+fn write_out(out: &mut Vec<u8>) {
+    if out.len() >= CHUNK {
+        black_box(&out[..]);
+        out.clear();
+    }
+}
+
+/// A file of every `step`th page from `first` on, with a look at the buffer after each.
+fn encode_into(
+    pages: &[Vec<u8>],
+    txid: u64,
+    first: u32,
+    step: usize,
+    out: &mut Vec<u8>,
+    after_page: impl Fn(&mut Vec<u8>),
+) {
     let txid = TxidRange::single(Txid::new(txid).unwrap());
     let page_size = PageSize::new(PAGE as u32).unwrap();
     let header = Header::new(page_size, PAGES, txid, Timestamp::EPOCH);
@@ -161,6 +176,7 @@ fn encode_into(pages: &[Vec<u8>], txid: u64, first: u32, step: usize, out: &mut 
     for pgno in (first..=PAGES).step_by(step) {
         let page = &pages[pgno as usize - 1];
         encoder.page(Pgno::new(pgno).unwrap(), page, out).unwrap();
+        after_page(out);
     }
     encoder.finish(None, out).unwrap();
 }
