@@ -65,11 +65,6 @@ impl Encoder {
         &self.header
     }
 
-    /// The length of the file so far: what was appended in all.
-    pub fn len_bytes(&self) -> u64 {
-        self.len
-    }
-
     /// Appends a page to `out`. Pages come in ascending order; a snapshot takes every page of the
     /// database but the lock page. After an error the file can go on as if nothing had happened.
     pub fn page(&mut self, pgno: Pgno, page: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {

@@ -321,3 +321,62 @@ impl Fields<'_> {
         *field
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_of_a_header_has_its_place() {
+        let txids = TxidRange::new(Txid::new(2).unwrap(), Txid::new(3).unwrap()).unwrap();
+        let header = Header::new(PageSize::MAX, 4, txids, Timestamp::from_millis(-5))
+            .with_wal(WalSpan::new(6, 7, [8, 9]).unwrap())
+            .with_node_id(10)
+            .with_checksums(Checksum::new(1 << 63 | 11))
+            .unwrap();
+
+        let bytes = header.encode();
+
+        let mut wanted = [0; HEADER_SIZE];
+        wanted[..4].copy_from_slice(b"LTX1");
+        // Each number by its last byte, but for the negative one and the two with a high bit.
+        wanted[9] = 1;
+        for (at, byte) in [
+            (15, 4),
+            (23, 2),
+            (31, 3),
+            (47, 11),
+            (55, 6),
+            (63, 7),
+            (67, 8),
+            (71, 9),
+            (79, 10),
+        ] {
+            wanted[at] = byte;
+        }
+        wanted[32..40].copy_from_slice(&(-5i64).to_be_bytes());
+        wanted[40] = 0x80;
+        assert_eq!(bytes, wanted);
+        assert_eq!(Header::parse(&bytes), Ok(header));
+    }
+
+    #[test]
+    fn a_header_gives_back_what_it_was_made_of() {
+        let wal = WalSpan::new(32, 4152, [8, 9]).unwrap();
+        let txids = TxidRange::single(Txid::FIRST);
+        let header = Header::new(PageSize::MIN, 4, txids, Timestamp::from_millis(5))
+            .with_wal(wal)
+            .with_node_id(10);
+
+        assert_eq!(header.page_size(), PageSize::MIN);
+        assert_eq!(header.commit(), 4);
+        assert_eq!(header.txids(), txids);
+        assert_eq!(header.timestamp().as_millis(), 5);
+        assert_eq!(header.wal(), Some(wal));
+        assert_eq!((wal.offset(), wal.size(), wal.salts()), (32, 4152, [8, 9]));
+        assert_eq!(header.node_id(), 10);
+        assert_eq!(header.pre_apply(), None);
+        assert!(header.is_snapshot() && !header.has_checksums());
+        assert_eq!(header.encode()[4..8], [0, 0, 0, 2]);
+    }
+}
