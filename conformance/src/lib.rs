@@ -35,6 +35,7 @@ mod factory;
 #[doc(hidden)]
 pub mod harness;
 mod history;
+mod junit;
 mod known;
 mod meter;
 mod property;
@@ -45,6 +46,7 @@ mod store;
 
 pub use factory::{Factory, Fallible, Infallible, OpenError};
 pub use history::{History, Violation};
+pub use junit::junit;
 pub use known::{KnownFailure, KnownFailures, KnownFailuresError};
 pub use meter::Usage;
 pub use registry::{CASES, Case, Pace};
@@ -57,9 +59,15 @@ pub use run::{Options, run, run_with};
 /// `conformance!(open)` leaves the slow cases out, and `conformance!(open, slow)` takes them in.
 /// Behind that any field of [`Options`] can be given:
 ///
-/// ```ignore
+/// ```
+/// # use replica_core::ReplicaClient;
+/// # async fn open(_: String) -> Box<dyn ReplicaClient> { unimplemented!() }
 /// conformance::conformance!(open, slow, seed = Some(7), secrets = vec!["hunter2".to_owned()]);
 /// ```
+///
+/// A failing test prints the seed that makes it fail again. Each case runs on a runtime and a
+/// thread of its own, so that a client which blocks its thread fails the test instead of hanging
+/// it.
 #[macro_export]
 macro_rules! conformance {
     ($open:ident, slow $(, $option:ident = $value:expr)* $(,)?) => {

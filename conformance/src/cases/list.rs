@@ -168,8 +168,10 @@ pub(crate) async fn more_files_than_a_page(store: Store) {
 }
 
 pub(crate) async fn changes_between_pages_are_seen_or_not(store: Store) {
+    /// More than a page of any store.
+    const COUNT: u64 = 1300;
     let client = store.client().await;
-    let files: Vec<_> = (1..=2400).map(|number| raw(2 * number)).collect();
+    let files: Vec<_> = (1..=COUNT).map(|number| raw(2 * number)).collect();
     write_many(&client, &files).await;
     client.wait_out_lag().await;
 
