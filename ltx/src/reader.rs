@@ -101,3 +101,97 @@ pub enum ReadError {
     #[error(transparent)]
     Ltx(#[from] Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::{Compression, Encoder};
+    use crate::error::Part;
+    use crate::page::PageSize;
+    use crate::timestamp::Timestamp;
+    use crate::txid::{Txid, TxidRange};
+
+    #[test]
+    fn the_end_of_a_file_gives_its_trailer_and_stays() {
+        let mut reader = Reader::new(io::Cursor::new(file())).unwrap();
+        let mut page = [0; 512];
+
+        assert_eq!(reader.trailer(), None);
+        assert_eq!(reader.next_page(&mut page).unwrap(), Some(Pgno::FIRST));
+        assert_eq!(page, [7; 512]);
+        assert_eq!(reader.next_page(&mut page).unwrap(), None);
+        assert_eq!(reader.next_page(&mut page).unwrap(), None);
+        assert!(reader.trailer().is_some());
+    }
+
+    #[test]
+    fn a_cut_file_is_an_error_that_stays() {
+        let file = file();
+        let len = file.len() as u64 - 1;
+        let mut reader = Reader::new(file.as_slice().take(len)).unwrap();
+        let mut page = [0; 512];
+        reader.next_page(&mut page).unwrap();
+
+        for _ in 0..2 {
+            match reader.next_page(&mut page) {
+                Err(ReadError::Ltx(error)) => {
+                    let part = Part::Trailer;
+                    assert_eq!(error, Error::Truncated { len, part });
+                }
+                result => panic!("{result:?}"),
+            }
+        }
+        assert_eq!(reader.trailer(), None);
+    }
+
+    #[test]
+    fn a_source_that_was_interrupted_or_failed_is_asked_again() {
+        let source = Moody {
+            file: file(),
+            moods: vec![
+                io::ErrorKind::TimedOut,
+                io::ErrorKind::Interrupted,
+                io::ErrorKind::Interrupted,
+            ],
+            at: 0,
+        };
+        let mut reader = Reader::new(source).unwrap();
+        let mut page = [0; 512];
+
+        let failed = reader.next_page(&mut page);
+
+        assert!(matches!(failed, Err(ReadError::Io(_))), "{failed:?}");
+        assert_eq!(reader.next_page(&mut page).unwrap(), Some(Pgno::FIRST));
+        assert_eq!(reader.next_page(&mut page).unwrap(), None);
+    }
+
+    /// A source that fails for each of its moods after the header, the last one first.
+    struct Moody {
+        file: Vec<u8>,
+        moods: Vec<io::ErrorKind>,
+        at: usize,
+    }
+
+    impl Read for Moody {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.at >= HEADER_SIZE
+                && let Some(mood) = self.moods.pop()
+            {
+                return Err(mood.into());
+            }
+            let len = (&self.file[self.at..]).read(buffer)?;
+            self.at += len;
+            Ok(len)
+        }
+    }
+
+    fn file() -> Vec<u8> {
+        let txids = TxidRange::single(Txid::FIRST);
+        let header = Header::new(PageSize::MIN, 1, txids, Timestamp::EPOCH);
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(header, Compression::Blocks, &mut file);
+        encoder.page(Pgno::FIRST, &[7; 512], &mut file).unwrap();
+        encoder.finish(None, &mut file).unwrap();
+        file
+    }
+}
