@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -33,7 +33,7 @@ async fn main() {
     let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let folder = folder.map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(folder).expect("the folder can be written to");
-    println!("median of {RUNS} runs, beside the standard library\n");
+    println!("median of {RUNS} runs, in turn with the standard library alone\n");
     list(&dir.path().join("list")).await;
     large(&dir.path().join("large")).await;
     small(&dir.path().join("small")).await;
@@ -60,7 +60,7 @@ async fn list(root: &Path) {
         }
     }
 
-    let ours = measure(async || {
+    let ours = async || {
         let mut count = 0;
         for level in Level::ALL {
             let mut files = client
@@ -73,9 +73,8 @@ async fn list(root: &Path) {
             }
         }
         assert_eq!(count, 100_000);
-    })
-    .await;
-    let plain = measure(async || {
+    };
+    let plain = || {
         let mut count = 0;
         for (level, _) in LISTED {
             let mut names: Vec<_> = fs::read_dir(root.join(format!("ltx/{level}")))
@@ -89,9 +88,8 @@ async fn list(root: &Path) {
             }
         }
         assert_eq!(count, 100_000);
-    })
-    .await;
-    report("list 100,000 files", ours, plain);
+    };
+    compare("list 100,000 files", ours, plain).await;
 }
 
 async fn large(root: &Path) {
@@ -99,21 +97,19 @@ async fn large(root: &Path) {
     let id = file(Level::SNAPSHOT, 1);
     let content = Bytes::from(vec![7; LARGE]);
 
-    let plain = measure(async || {
+    let plain = || {
         let mut file = File::create(root.with_extension("plain")).expect("a file");
         file.write_all(&content).expect("it takes the bytes");
         file.sync_all().expect("it syncs");
-    })
-    .await;
-    let ours = measure(async || {
+    };
+    let ours = async || {
         client
             .write(id, Timestamp::EPOCH, Body::from(content.clone()))
             .await
             .expect("it is written");
-    })
-    .await;
-    report("write 1 GiB, from memory", ours, plain);
-    let ours = measure(async || {
+    };
+    compare("write 1 GiB, from memory", ours, &plain).await;
+    let ours = async || {
         let content = content.clone();
         let chunks = stream::iter((0..LARGE).step_by(64 << 10))
             .map(move |start| Ok(content.slice(start..start + (64 << 10))));
@@ -122,20 +118,18 @@ async fn large(root: &Path) {
             .write(id, Timestamp::EPOCH, body)
             .await
             .expect("it is written");
-    })
-    .await;
-    report("write 1 GiB, streamed", ours, plain);
+    };
+    compare("write 1 GiB, streamed", ours, plain).await;
 
-    let ours = measure(async || {
+    let ours = async || {
         let mut stream = client.open(id, (..).into()).await.expect("it is there");
         let mut count = 0;
         while let Some(chunk) = stream.try_next().await.expect("bytes") {
             count += black_box(chunk).len();
         }
         assert_eq!(count, LARGE);
-    })
-    .await;
-    let plain = measure(async || {
+    };
+    let plain = || {
         let mut file = File::open(path(root, id)).expect("it is there");
         let mut buffer = vec![0; 1 << 20];
         let mut count = 0;
@@ -146,9 +140,8 @@ async fn large(root: &Path) {
             }
         }
         assert_eq!(count, LARGE);
-    })
-    .await;
-    report("read 1 GiB from the cache", ours, plain);
+    };
+    compare("read 1 GiB from the cache", ours, plain).await;
 }
 
 async fn small(root: &Path) {
@@ -157,7 +150,7 @@ async fn small(root: &Path) {
     let plain_root = root.join("plain");
     fs::create_dir_all(&plain_root).expect("a folder");
 
-    let ours = measure(async || {
+    let ours = async || {
         for txid in 1..=SMALL_FILES {
             client
                 .write(
@@ -168,9 +161,8 @@ async fn small(root: &Path) {
                 .await
                 .expect("it is written");
         }
-    })
-    .await;
-    let plain = measure(async || {
+    };
+    let plain = || {
         for txid in 1..=SMALL_FILES {
             let temporary = plain_root.join("temporary");
             let mut file = File::create(&temporary).expect("a file");
@@ -180,39 +172,39 @@ async fn small(root: &Path) {
             let folder = File::open(&plain_root).expect("a folder");
             folder.sync_all().expect("it syncs");
         }
-    })
-    .await;
-    report("write 500 files of 4 KiB", ours, plain);
+    };
+    compare("write 500 files of 4 KiB", ours, plain).await;
 
-    let ours = measure(async || {
+    let ours = async || {
         for txid in 1..=SMALL_FILES {
             let bytes = client.read(file(Level::RAW, txid), (..).into()).await;
             assert_eq!(black_box(bytes.expect("it is there")).len(), SMALL);
         }
-    })
-    .await;
-    let plain = measure(async || {
+    };
+    let plain = || {
         for txid in 1..=SMALL_FILES {
             let bytes = fs::read(plain_root.join(txid.to_string())).expect("it is there");
             assert_eq!(black_box(bytes).len(), SMALL);
         }
-    })
-    .await;
-    report("read 500 files of 4 KiB", ours, plain);
+    };
+    compare("read 500 files of 4 KiB", ours, plain).await;
 }
 
-async fn measure(run: impl AsyncFn()) -> Duration {
-    let mut times = Vec::with_capacity(RUNS);
+/// Runs both in turn, so that what else the machine does meets both, and prints their medians.
+async fn compare(what: &str, ours: impl AsyncFn(), plain: impl Fn()) {
+    let mut times = [Vec::new(), Vec::new()];
     for _ in 0..RUNS {
         let start = Instant::now();
-        run().await;
-        times.push(start.elapsed());
+        ours().await;
+        times[0].push(start.elapsed());
+        let start = Instant::now();
+        plain();
+        times[1].push(start.elapsed());
     }
-    times.sort_unstable();
-    times[RUNS / 2]
-}
-
-fn report(what: &str, ours: Duration, plain: Duration) {
+    let [ours, plain] = times.map(|mut times| {
+        times.sort_unstable();
+        times[RUNS / 2]
+    });
     let ratio = ours.as_secs_f64() / plain.as_secs_f64();
     println!("{what:<28} {ours:>10.1?}   plain {plain:>10.1?}   {ratio:>5.2} times");
 }
