@@ -102,6 +102,7 @@ macro_rules! __cases {
             big {
                 sizes_around_a_part: long "BIG-01" K5 K11;
                 a_large_file_streams_through: slow "BIG-02" K5 K11;
+                a_small_range_costs_little: long "RNG-11" K7;
                 small_writes_in_flight_cost_little: long "BIG-05" K15;
             }
             timestamps {

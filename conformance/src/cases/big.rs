@@ -1,6 +1,6 @@
 //! Files larger than a part, and what the small ones cost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -122,6 +122,50 @@ pub(crate) async fn a_large_file_streams_through(store: Store) {
         })
     };
     check(&client, raw(1), &large, reopened, "100 MiB").await;
+}
+
+pub(crate) async fn a_small_range_costs_little(store: Store) {
+    const SMALL: u64 = 64 * 1024;
+    let _memory = MEMORY.read().await;
+    let client = store.client().await;
+    let large = Large::new(32 * MIB, 3);
+    let written = client
+        .write(raw(1), NOON, Body::once(large.len, large.stream()))
+        .await;
+    ok(written, "writing 32 MiB");
+
+    let mut whole = Vec::new();
+    let mut small = Vec::new();
+    for round in 0..9 {
+        if round < 3 {
+            whole.push(time_to_read(&client, ByteRange::ALL, large.len).await);
+        }
+        let start = round * 3 * MIB + 1;
+        small.push(time_to_read(&client, (start..start + SMALL).into(), SMALL).await);
+    }
+
+    whole.sort_unstable();
+    small.sort_unstable();
+    let (whole, small) = (whole[1], small[4]);
+    store.note(format!(
+        "64 KiB of 32 MiB took {small:.1?}, and all of it {whole:.1?}"
+    ));
+    assert!(
+        small < whole.mul_f64(0.7),
+        "reading 64 KiB took {small:?}, nearly as long as all 32 MiB with {whole:?}"
+    );
+}
+
+/// How long the thread's own clock says that reading a range takes, of which `size` bytes come.
+async fn time_to_read(client: &Client, range: ByteRange, size: u64) -> Duration {
+    let started = Instant::now();
+    let mut stream = ok(client.open(raw(1), range).await, "the open");
+    let mut count = 0;
+    while let Some(chunk) = ok(stream.try_next().await, "the read") {
+        count += chunk.len() as u64;
+    }
+    assert_eq!(count, size, "{range}");
+    started.elapsed()
 }
 
 pub(crate) async fn small_writes_in_flight_cost_little(store: Store) {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{StreamExt, stream};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
 use replica_core::{
     ByteRange, ByteStream, Error, ErrorKind, FileId, Op, ReplicaClient, Result, async_trait,
 };
@@ -147,6 +147,7 @@ mutants! {
     an_error_breaks_the_client: BreaksAfterErrors::default() => [
         "errors::the_next_call_works_after_an_error",
     ];
+    a_part_costs_the_whole: ReadsAll => ["big::a_small_range_costs_little"];
     a_call_blocks_its_thread: BlocksItsThread => ["cancel::a_time_limit_is_kept"];
 }
 
@@ -307,6 +308,22 @@ impl Bug for BreaksAfterErrors {
         let result = mock.open(file, range).await;
         *lock(&self.0) += u32::from(result.is_err());
         result
+    }
+}
+
+struct ReadsAll;
+
+#[async_trait]
+impl Bug for ReadsAll {
+    async fn open(&self, mock: &MockClient, file: FileId, range: ByteRange) -> Result<ByteStream> {
+        let mut whole = BytesMut::new();
+        let mut reading = mock.open(file, ByteRange::ALL).await?;
+        while let Some(chunk) = reading.try_next().await? {
+            whole.extend_from_slice(&chunk);
+        }
+        cut(whole.freeze(), range)
+            .map(chunks)
+            .map_err(|error| error.of(file))
     }
 }
 
