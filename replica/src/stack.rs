@@ -28,6 +28,8 @@ mod tests {
     use futures::TryStreamExt;
     use replica_core::{ErrorKind, Level, Op, Timestamps, Txid};
     use replica_mock::MockClient;
+    use std::time::Duration;
+    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_stumbles_or_hangs_is_asked_again() {
@@ -36,10 +38,9 @@ mod tests {
         mock.on(Op::List).skip(1).times(1).hang();
 
         let client = stack(Arc::new(mock.clone()));
-        let files = client
-            .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
-            .await
-            .unwrap();
+        let list = client.list(Level::RAW, Txid::FIRST, Timestamps::Fast);
+        let hour = Duration::from_secs(3600);
+        let files = timeout(hour, list).await.expect("it ends").unwrap();
 
         assert_eq!(files.try_collect::<Vec<_>>().await.unwrap(), []);
         assert_eq!(mock.count(Op::List), 3);

@@ -439,7 +439,13 @@ fn with_json_an_error_is_one_json_object_on_stderr() {
 /// the original may be where nobody else can go.
 fn as_nobody(golden: &Golden, args: &[&str]) -> Ran {
     let program = golden.beside("replica-command");
-    fs::copy(env!("CARGO_BIN_EXE_replica"), &program).expect("the command can be copied");
+    // Another process copies it. If this one did, a child that another test forks meanwhile would
+    // hold the copy open for writing, and the system refuses to run such a file.
+    let copied = Command::new("cp")
+        .args([Path::new(env!("CARGO_BIN_EXE_replica")), &program])
+        .status()
+        .expect("cp should start");
+    assert!(copied.success());
     let mut command = Command::new(program);
     command
         .args(args)
