@@ -325,6 +325,33 @@ fn a_frame_holds_exactly_one_page() {
     );
 }
 
+/// What a frame's blocks take is bounded, or one could go on without end.
+#[test]
+fn a_frame_is_no_longer_than_two_pages() {
+    let frame = |blocks: usize| {
+        let mut frame = descriptor(0x60, &[]);
+        for block in 0..blocks {
+            // All but the last hold one byte.
+            let len = if block + 1 < blocks { 1 } else { 513 - blocks };
+            frame.extend((len as u32 | 1 << 31).to_le_bytes());
+            frame.extend(vec![1; len]);
+        }
+        frame.extend([0; 4]);
+        let mut page = Page::compressed(1, 0, &frame);
+        page.data = vec![1; 512];
+        page
+    };
+    // 140 blocks with their sizes, and what comes before and after them.
+    assert_eq!(frame(140).compressed.len(), 7 + 140 * 4 + 512 + 4);
+    let mut raw = Raw::new();
+    raw.pages = vec![frame(140)];
+
+    let taken = decode(&raw.bytes());
+
+    assert_eq!(taken.unwrap().pages, [(pgno(1), vec![1; 512])]);
+    check_page(frame(141), 106, CompressionFault::FrameTooLong);
+}
+
 #[test]
 fn a_frames_own_size_and_checksums_are_checked() {
     let block = lz4_flex::block::compress(&[1; 512]);
