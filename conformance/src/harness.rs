@@ -23,7 +23,7 @@ pub fn test<M: 'static>(id: &'static str, options: Options, open: impl Factory<M
         filter: id.to_owned(),
         ..options
     };
-    let (done, report) = mpsc::channel();
+    let (done, report) = mpsc::sync_channel(1);
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

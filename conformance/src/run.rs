@@ -105,7 +105,7 @@ pub async fn run_with<M: 'static>(
     let namespace = options
         .namespace
         .clone()
-        .unwrap_or_else(|| format!("conformance-{:016x}", random()));
+        .unwrap_or_else(|| format!("conformance-{:x}", random()));
     match introduce(&opener, format!("{namespace}/first"), options).await {
         Ok(scheme) => report.scheme = Some(scheme),
         Err(reason) => {

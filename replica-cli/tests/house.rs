@@ -81,7 +81,8 @@ const RULES: &[Rule] = &[
         number: 12,
         crates: BELOW_THE_FACADE,
         words: &["SystemTime::now", "std::time::Instant"],
-        except: &[],
+        // A known failure expires on the day on which the suite runs.
+        except: &["conformance/src/known.rs"],
     },
 ];
 

@@ -143,7 +143,7 @@ fn decode_and_write(
     listener: &Listener,
 ) -> Result<Applied, Stopped> {
     let (full, to_write) = mpsc::sync_channel(BATCHES);
-    let (written, empty) = mpsc::channel();
+    let (written, empty) = mpsc::sync_channel(BATCHES);
     thread::scope(|scope| {
         let writer = thread::Builder::new()
             .name("restore-write".into())
@@ -481,7 +481,7 @@ impl Batches {
 /// Writes batches until the database is whole and synced.
 fn write(
     to_write: mpsc::Receiver<ToWrite>,
-    written: mpsc::Sender<Batch>,
+    written: mpsc::SyncSender<Batch>,
     into: &File,
     listener: &Listener,
 ) -> Result<(), Stopped> {
