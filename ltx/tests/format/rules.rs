@@ -325,6 +325,26 @@ fn a_frame_holds_exactly_one_page() {
     );
 }
 
+#[test]
+fn a_page_that_does_not_compress_is_stored_in_a_frame_as_it_is() {
+    let noise: Vec<u8> = (0..512u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let record = |page: &[u8]| {
+        let content = Content {
+            header: header(1, 1, 1),
+            pages: vec![(pgno(1), page.to_vec())],
+            post_apply: None,
+        };
+        let file = encode(&content, Compression::Frames).unwrap();
+        let range = find_index(&file).unwrap().record(pgno(1)).unwrap();
+        file[range.start as usize..range.end as usize].to_vec()
+    };
+
+    assert_eq!(record(&noise)[6 + 7 + 4..][..512], noise);
+    assert!(record(&[1; 512]).len() < 50);
+}
+
 /// What a frame's blocks take is bounded, or one could go on without end.
 #[test]
 fn a_frame_is_no_longer_than_two_pages() {
