@@ -123,7 +123,6 @@ mutants! {
     the_thirteenth_part_is_lost: Writes(|_, body| body.slice(..body.len().min(12 * 8 * MIB))) => [
         "big::a_large_file_streams_through",
     ];
-    every_write_has_a_part_buffer: PartBuffer => ["big::small_writes_in_flight_cost_little"];
     the_time_is_the_clocks: Times { kept: |_, _| NOW, told: |_| NOW } => [
         "timestamps::write_returns_what_a_listing_says",
         "timestamps::exact_times_are_those_that_were_written",
@@ -275,25 +274,6 @@ impl Bug for SizeByTheHeader {
     ) -> Result<FileInfo> {
         mock.write(file, time, body).await?;
         Ok(info(file, time, 4096))
-    }
-}
-
-struct PartBuffer;
-
-#[async_trait]
-impl Bug for PartBuffer {
-    async fn write(
-        &self,
-        mock: &MockClient,
-        file: FileId,
-        time: Timestamp,
-        body: Body,
-    ) -> Result<FileInfo> {
-        let mut buffer = vec![7u8; 5 * MIB];
-        let whole = collect(body).await?;
-        let used = whole.len().min(buffer.len());
-        buffer[..used].copy_from_slice(&whole[..used]);
-        mock.write(file, time, whole.into()).await
     }
 }
 
