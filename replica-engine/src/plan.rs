@@ -32,7 +32,8 @@ impl RestorePlan {
     ///
     /// A time after the last file's is refused, as by Litestream: nothing says what the database
     /// was then. One difference: Litestream restores a time silently to a state before a gap, even
-    /// where files older than that time lie behind the gap; here that is a [`PlanError::Gap`].
+    /// where files older than that time lie behind the gap; here that is a [`PlanError::Gap`]. It
+    /// is no gap where a file that is too new for that time holds the transactions between.
     ///
     /// # Errors
     ///
@@ -51,7 +52,8 @@ impl RestorePlan {
             (Target::Latest, Some(reached)) => whole(reached),
             (Target::Txid(txid), Some(reached)) => reached == txid,
             (Target::Time(time), Some(reached)) => {
-                whole(reached) && listed.iter().any(|file| file.created_at >= time)
+                (whole(reached) || is_followed(reached, listed))
+                    && listed.iter().any(|file| file.created_at >= time)
             }
         };
         if done {
@@ -99,6 +101,14 @@ impl Target {
 /// A snapshot that doesn't start at the first transaction can't be one.
 fn can_apply(file: &FileInfo) -> bool {
     file.id.level != Level::SNAPSHOT || file.id.txids.min() == Txid::FIRST
+}
+
+/// Whether one of `files` holds the transaction after `reached`.
+fn is_followed(reached: Txid, files: &[FileInfo]) -> bool {
+    let next = |file: &FileInfo| {
+        file.id.txids.min().get() - 1 <= reached.get() && reached < file.id.txids.max()
+    };
+    files.iter().any(|file| can_apply(file) && next(file))
 }
 
 /// The chain of `files` from the newest snapshot, or from nothing, as far as it goes.
