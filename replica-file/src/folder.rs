@@ -30,6 +30,26 @@ pub(crate) struct Identity {
     born: Option<SystemTime>,
 }
 
+/// When a folder last changed, by the clock of its file system, which is in no hurry: changes of
+/// the same tick share a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed {
+    secs: i64,
+    nanos: i64,
+}
+
+/// No clock of a file system ticks more slowly than this, in seconds: FAT's.
+const TICK_MAX_SECS: i64 = 2;
+
+impl Changed {
+    /// Whether a change from now on would have another time.
+    pub(crate) fn is_past(self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs().cast_signed());
+        now.saturating_sub(self.secs) > TICK_MAX_SECS
+    }
+}
+
 impl Folder {
     /// Opens the root of a replica, which may be a symbolic link itself. `None` where there is
     /// none; a link that leads nowhere is an error, because a disk that is not mounted must not
@@ -129,6 +149,16 @@ impl Folder {
             device: meta.dev(),
             inode: meta.ino(),
             born: meta.created().ok(),
+        })
+    }
+
+    /// When an entry was last added, removed or renamed here.
+    pub(crate) fn changed(&self) -> Result<Changed> {
+        let meta = sys::meta(&self.fd);
+        let meta = meta.map_err(|error| classify("look at the folder", &self.path, error))?;
+        Ok(Changed {
+            secs: meta.changed,
+            nanos: meta.changed_nanos,
         })
     }
 

@@ -19,6 +19,9 @@ use crate::sys;
 /// How many files are looked at in one hop to a blocking thread.
 const BATCH: usize = 512;
 
+/// How often the names of a folder are read that is changed all the time.
+const READINGS_MAX: usize = 8;
+
 /// Lists the files of `level` from `from` on.
 pub(crate) fn list(root: &Root, level: Level, from: Txid) -> Result<FileStream> {
     let Some(folder) = root.level(level)? else {
@@ -46,8 +49,33 @@ pub(crate) fn list(root: &Root, level: Level, from: Txid) -> Result<FileStream> 
 
 /// The names of the files in `folder` from `from` on, in order: 16 bytes each, where a page of a
 /// store would be bounded, because a folder is in no order.
+///
+/// A file system may move the entry of a file that is replaced, ahead of a reader or behind it, so
+/// one reading of a folder that changes meanwhile may lack a file that was there all along. The
+/// folder is therefore read until nothing changes during a reading, but not for ever: a file
+/// can be missing from all readings together only where it was replaced in each of them.
 fn names(folder: &Folder, from: Txid) -> Result<Vec<TxidRange>> {
     let mut names = Vec::new();
+    let mut before = folder.changed()?;
+    for reading in 0..READINGS_MAX {
+        // A folder that changes twice within one tick of its clock looks as if it had changed
+        // once, so while that is possible a second reading has to agree.
+        let tick_is_over = before.is_past();
+        let known = names.len();
+        read_names(folder, from, &mut names)?;
+        names.sort_unstable();
+        names.dedup();
+        let after = folder.changed()?;
+        let is_confirmed = tick_is_over || (reading > 0 && names.len() == known);
+        if before == after && is_confirmed {
+            break;
+        }
+        before = after;
+    }
+    Ok(names)
+}
+
+fn read_names(folder: &Folder, from: Txid, names: &mut Vec<TxidRange>) -> Result<()> {
     for entry in folder.entries()? {
         let entry = entry.map_err(|errno| classify("read", folder.path(), errno.into()))?;
         let name = entry.file_name().to_str().ok();
@@ -58,10 +86,7 @@ fn names(folder: &Folder, from: Txid) -> Result<Vec<TxidRange>> {
             names.push(txids);
         }
     }
-    names.sort_unstable();
-    // A file that is replaced while the folder is read may turn up twice.
-    names.dedup();
-    Ok(names)
+    Ok(())
 }
 
 /// Files of a level that have a name, but are still to be looked at.

@@ -33,6 +33,8 @@ pub(crate) struct Meta {
     pub(crate) links: u64,
     /// Seconds since the epoch when the entry last changed, by the clock of the file system.
     pub(crate) changed: i64,
+    /// The nanoseconds that belong to them, where the file system has such.
+    pub(crate) changed_nanos: i64,
     /// When it was last modified, rounded down to a millisecond, where that can be said in an
     /// `i64` of milliseconds.
     pub(crate) modified: Option<Timestamp>,
@@ -50,6 +52,7 @@ impl From<Stat> for Meta {
             size: stat.st_size as u64,
             links: stat.st_nlink as u64,
             changed: stat.st_ctime as i64,
+            changed_nanos: stat.st_ctime_nsec as i64,
             modified: millis.map(Timestamp::from_millis),
         }
     }

@@ -3,7 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -605,6 +606,60 @@ async fn a_time_finer_than_a_millisecond_is_rounded_down() {
         .list_all(Level::RAW, Txid::FIRST, Timestamps::Fast)
         .await;
     assert_eq!(listed.unwrap()[0].created_at, Timestamp::from_millis(-2));
+}
+
+/// A listing once read the names of its level a single time. Where a file system moves the entry of
+/// a file that is replaced (tmpfs, Btrfs), one that was replaced ahead of the reader turned up
+/// behind it: most listings of a busy folder lacked files that had been there all along, and a
+/// restore saw a gap.
+#[test]
+fn files_that_are_replaced_during_a_listing_are_listed() {
+    const FILES: u64 = 3000;
+    const REPLACED: u64 = 2_000;
+    // A file system in memory, where there is one: it is fast enough to be busy.
+    let memory = Path::new("/dev/shm");
+    let dir = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    let dir = dir.unwrap();
+    let client = FileClient::new(dir.path().join("db"));
+    fs::create_dir_all(dir.path().join("db/ltx/0")).unwrap();
+    let expected: Vec<_> = (1..=FILES).map(file).collect();
+    for id in &expected {
+        File::create(path(&dir, *id)).unwrap();
+    }
+    let runtime = Runtime::new().unwrap();
+
+    let is_done = AtomicBool::new(false);
+    let replaced = AtomicU64::new(0);
+    let start = Instant::now();
+    let mut listings = 0;
+    let missing = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let temporary = dir.path().join("db/ltx/0/temporary");
+            while !is_done.load(Ordering::Relaxed) {
+                let count = replaced.fetch_add(1, Ordering::Relaxed);
+                File::create(&temporary).unwrap();
+                fs::rename(&temporary, path(&dir, file(count * 1237 % FILES + 1))).unwrap();
+            }
+        });
+        let mut missing = 0;
+        while listings < 20 || replaced.load(Ordering::Relaxed) < REPLACED {
+            listings += 1;
+            // No panic here: the other thread would be waited for, and go on for ever.
+            let listed = runtime.block_on(list(&client));
+            missing += usize::from(!listed.is_ok_and(|listed| listed == expected));
+            if start.elapsed() > PATIENCE {
+                break;
+            }
+        }
+        is_done.store(true, Ordering::Relaxed);
+        missing
+    });
+
+    assert!(replaced.into_inner() >= REPLACED, "the folder was not busy");
+    assert_eq!(missing, 0, "of {listings} listings lack files");
 }
 
 #[tokio::test]
