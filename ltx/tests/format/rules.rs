@@ -327,9 +327,13 @@ fn a_frame_holds_exactly_one_page() {
 
 #[test]
 fn a_page_that_does_not_compress_is_stored_in_a_frame_as_it_is() {
-    let noise: Vec<u8> = (0..512u32)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let mut seed = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    })
+    .take(512)
+    .collect();
     let record = |page: &[u8]| {
         let content = Content {
             header: header(1, 1, 1),
