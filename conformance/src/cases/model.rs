@@ -216,6 +216,7 @@ impl Run<'_> {
         }
         for level in [Level::RAW, level(1), level(5), Level::SNAPSHOT] {
             run.list(level, 1).await;
+            run.check_agreement(level).await;
         }
         for file in files() {
             run.read(file, ByteRange::ALL).await;
@@ -364,6 +365,20 @@ impl Run<'_> {
             .iter()
             .find(|info| !self.model.contains_key(&info.id));
         assert_eq!(stray, None, "a file is listed that nobody wrote");
+    }
+
+    /// Whatever dropped calls have made of the files: what is listed can be opened, and the other
+    /// way round.
+    async fn check_agreement(&self, level: Level) {
+        let listed = self.client.must_list(level).await;
+        let listed: Vec<_> = listed.iter().map(|info| (info.id, info.size)).collect();
+        let mut opened = Vec::new();
+        for file in self.model.keys().filter(|file| file.level == level) {
+            if let Some(content) = self.client.content_of(*file).await {
+                opened.push((*file, content.len() as u64));
+            }
+        }
+        assert_eq!(listed, opened, "what is listed, and what can be opened");
     }
 
     async fn list_exact(&mut self, level: Level) {
