@@ -40,7 +40,7 @@ impl RestorePlan {
     /// The [`PlanError`] that says why no files give that state.
     pub fn new(target: Target, listed: &[FileInfo]) -> Result<RestorePlan, PlanError> {
         let eligible: Vec<FileInfo> = (listed.iter().copied())
-            .filter(|file| can_apply(file) && target.admits(file))
+            .filter(|file| target.admits(file))
             .collect();
         let plan = RestorePlan {
             files: furthest(&eligible),
@@ -98,7 +98,8 @@ impl Target {
     }
 }
 
-/// A snapshot that doesn't start at the first transaction can't be one.
+/// A snapshot that doesn't start at the first transaction can't be one. It tells that its
+/// transactions were made, though: a state without them is not the latest.
 fn can_apply(file: &FileInfo) -> bool {
     file.id.level != Level::SNAPSHOT || file.id.txids.min() == Txid::FIRST
 }
@@ -114,7 +115,8 @@ fn is_followed(reached: Txid, files: &[FileInfo]) -> bool {
 /// The chain of `files` from the newest snapshot, or from nothing, as far as it goes.
 fn furthest(files: &[FileInfo]) -> Vec<FileInfo> {
     let (snapshots, mut rest): (Vec<FileInfo>, Vec<FileInfo>) =
-        (files.iter()).partition(|file| file.id.level == Level::SNAPSHOT);
+        (files.iter().filter(|file| can_apply(file)))
+            .partition(|file| file.id.level == Level::SNAPSHOT);
     let mut chain: Vec<FileInfo> = (snapshots.into_iter())
         .max_by_key(|file| file.id.txids.max())
         .into_iter()
