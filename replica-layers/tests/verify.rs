@@ -1,5 +1,8 @@
 //! What is not stored as it was written is found, whoever is to blame, and nobody else's is.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::join;
 use futures::{StreamExt, stream};
@@ -8,6 +11,7 @@ use replica_core::{
 };
 use replica_layers::{Backoff, Retry, Verify};
 use replica_mock::{MockClient, file};
+use tokio::time::timeout;
 
 fn raw(txid: u64) -> FileId {
     file(0, txid..=txid)
@@ -191,8 +195,7 @@ async fn a_read_back_that_fails_fails_the_write_and_deletes_nothing() {
 async fn another_writer_of_the_same_file_is_no_damage() {
     for rival_first in [false, true] {
         let (mock, verify) = setup();
-        let pause = std::time::Duration::from_secs(1);
-        // Both have written before either reads back.
+        let pause = Duration::from_secs(1);
         mock.on(Op::Write).times(2).after_applying().delay(pause);
 
         let (one, other) = (
@@ -213,10 +216,114 @@ async fn another_writer_of_the_same_file_is_no_damage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_discard_of_a_damaged_file_spares_what_is_written_after_it() {
+    // A write was damaged, and its delete was under way when another write of the same file came
+    // and succeeded. Then the delete arrived, and took away the good file.
+    let (mock, verify) = setup();
+    let pause = Duration::from_secs(1);
+    mock.on(Op::Write).flip_byte(5);
+    mock.on(Op::Delete).delay(5 * pause);
+
+    let second = async {
+        tokio::time::sleep(pause).await;
+        write(&verify, content().into()).await
+    };
+    let both = join(write(&verify, vec![7; 50].into()), second);
+    let (first, second) = timeout(100 * pause, both).await.expect("both end");
+
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Corrupt);
+    second.unwrap();
+    assert_eq!(mock.content(raw(1)).unwrap(), content());
+    mock.assert_faults_used();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rival_that_fails_or_is_dropped_hides_no_damage() {
+    // Any other write of the same file at the same time excused a difference, even one that
+    // never changed the file: the damage stayed, and its write had succeeded.
+    for dropped in [false, true] {
+        let (mock, verify) = setup();
+        let pause = Duration::from_secs(1);
+        mock.on(Op::Write).flip_byte(5);
+        mock.on(Op::Open).delay(pause);
+        mock.on(Op::Write).skip(1).fail(ErrorKind::PermissionDenied);
+
+        let rival = async {
+            tokio::time::sleep(pause / 2).await;
+            let patience = if dropped { pause / 4 } else { 100 * pause };
+            timeout(patience, write(&verify, vec![7; 50].into())).await
+        };
+        let both = join(write(&verify, content().into()), rival);
+        let (written, rival) = timeout(100 * pause, both).await.expect("both end");
+
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(rival.is_err(), dropped);
+        assert_eq!(mock.files(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_may_be_fed_by_the_file_it_replaces() {
+    let (mock, verify) = setup();
+    mock.put(raw(1), Timestamp::EPOCH, content());
+    let verify = Arc::new(verify);
+    let source = Arc::clone(&verify);
+    let copy = Body::reopenable(100, move || {
+        let source = Arc::clone(&source);
+        async move { source.open(raw(1), (..).into()).await }
+    });
+
+    let written = timeout(Duration::from_secs(1), write(&verify, copy)).await;
+
+    written.expect("it does not wait for itself").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_stands_still_holds_up_no_delete_and_no_other_file() {
+    let (mock, verify) = setup();
+    mock.on(Op::Write).hang();
+    let pause = Duration::from_secs(1);
+
+    let hanging = timeout(10 * pause, write(&verify, content().into()));
+    let others = async {
+        tokio::time::sleep(pause).await;
+        verify.delete(&[raw(1), raw(2)]).await?;
+        let other = verify.write(raw(2), Timestamp::EPOCH, content().into());
+        other.await?;
+        verify.delete_all().await
+    };
+    let (hanging, others) = join(hanging, timeout(pause * 2, others)).await;
+
+    assert!(hanging.is_err());
+    others.expect("nobody waits").unwrap();
+    // Its turn went with it.
+    let next = timeout(pause, write(&verify, content().into())).await;
+    next.expect("it has its turn").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_of_the_same_file_meanwhile_excuses_no_other_content() {
+    let (mock, verify) = setup();
+    let pause = Duration::from_secs(1);
+    mock.on(Op::Write).flip_byte(5);
+    mock.on(Op::Delete).fail(ErrorKind::Unavailable);
+    mock.on(Op::Open).delay(pause);
+
+    let delete = async {
+        tokio::time::sleep(pause / 2).await;
+        verify.delete(&[raw(1)]).await
+    };
+    let (written, deleted) = join(write(&verify, content().into()), delete).await;
+
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(deleted.unwrap_err().is_transient());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delete_of_the_same_file_meanwhile_is_no_damage() {
     for everything in [false, true] {
         let (mock, verify) = setup();
-        let pause = std::time::Duration::from_secs(1);
+        let pause = Duration::from_secs(1);
         mock.on(Op::Write).after_applying().delay(pause);
 
         let delete = async {
