@@ -83,7 +83,10 @@ fn metered(bytes: ByteStream, meter: Arc<Meter>) -> ByteStream {
             };
         }
         let piece = chunk.split_to(chunk.len().min(meter.piece));
-        tokio::time::sleep_until(meter.pass(piece.len())).await;
+        // A timer costs a tick of its clock even where nothing is owed.
+        if let Some(passes_at) = meter.pass(piece.len()) {
+            tokio::time::sleep_until(passes_at).await;
+        }
         Some((Ok(piece), (bytes, chunk, meter)))
     })
     .boxed()
@@ -113,16 +116,17 @@ impl Meter {
         }
     }
 
-    /// Lets `bytes`, a piece at most, pass at the time returned.
+    /// Lets `bytes`, a piece at most, pass at the time returned, or now where there is none.
     ///
     /// They are spoken for from then on, even where the caller goes away before that time.
-    fn pass(&self, bytes: usize) -> Instant {
+    fn pass(&self, bytes: usize) -> Option<Instant> {
         let nanos = (bytes as u128 * 1_000_000_000).div_ceil(self.bytes_per_second.get().into());
         let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let now = Instant::now();
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         let paid_at = full_at.map_or(now, |full_at| full_at.max(now)) + cost;
         *full_at = Some(paid_at);
-        now + paid_at.duration_since(now).saturating_sub(BURST)
+        let owed = paid_at.duration_since(now).saturating_sub(BURST);
+        (!owed.is_zero()).then(|| now + owed)
     }
 }
