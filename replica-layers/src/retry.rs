@@ -28,7 +28,8 @@ use crate::fingerprint::Fingerprint;
 /// - **open**: a read that breaks goes on where it stopped, with bytes of the same version or not
 ///   at all: see [`Resume`].
 /// - **write**: only a body that can be sent again is; one that is a stream is tried once.
-/// - **delete**: after an error that names files only those are tried again.
+/// - **delete**: after an error that names files only those are tried again, and the last error
+///   names those that are left.
 ///
 /// A call whose reply was lost has happened, and happens twice. That makes a difference only
 /// where another client changes the same file in between.
@@ -177,6 +178,8 @@ impl<C: ReplicaClient> ReplicaClient for Retry<C> {
             if left.iter().any(|file| named.contains(file)) {
                 left.retain(|file| named.contains(file));
             }
+            // One that names none would be about all of `files` to the caller.
+            let error = error.of_files(left.iter().copied());
             attempts.pause_after(error).await?;
         }
         Ok(())

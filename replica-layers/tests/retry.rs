@@ -356,6 +356,20 @@ async fn a_delete_that_is_given_up_names_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_delete_that_is_given_up_without_a_name_names_what_is_left() {
+    // The first error named one file, and only that was tried again. The next named none, which
+    // was passed on as it was: to the caller it said that all of the files were still there.
+    let (mock, retry) = setup_with(attempts(2));
+    mock.on(Op::Delete).of(raw(2)).fail(TRANSIENT);
+    mock.on(Op::Delete).skip(1).fail(TRANSIENT);
+
+    let error = retry.delete(&[raw(1), raw(2), raw(3)]).await.unwrap_err();
+
+    assert_eq!(error.files(), [raw(2)]);
+    mock.assert_faults_used();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listing_goes_on_behind_the_last_file() {
     for broken_at in 0..=6 {
         let mock = MockClient::new();
