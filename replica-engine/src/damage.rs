@@ -26,6 +26,9 @@ pub enum Fault {
     /// It is whole, and shorter than it was listed: it was replaced meanwhile.
     #[error("it is shorter than it was listed")]
     Shorter,
+    /// Its header is not the one that was read before.
+    #[error("it was replaced while it was being read")]
+    Replaced,
     /// The store knows that the bytes are not those that were written.
     #[error("the store says that it is damaged: {0}")]
     Store(String),

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ltx::{Checksum, DatabaseChecksum, Pgno};
-use replica_core::Op;
+use replica_core::{
+    Body, ByteRange, ByteStream, Capabilities, FileId, FileInfo, FileStream, Level, Op,
+    ReplicaClient, Result as StoreResult, Timestamp, Timestamps, Txid,
+};
 use replica_engine::{Existing, Progress, RestoreError, RestoreOptions, Target, restore};
 use replica_mock::{MockClient, file};
 
@@ -237,6 +240,105 @@ async fn a_damaged_size_is_damage_and_no_full_disk() {
     assert!(matches!(error, RestoreError::Damaged { .. }), "{error}");
 }
 
+/// A store that notes how many bytes a folder has whenever a file's header is read.
+#[derive(Debug)]
+struct Weighing {
+    replica: MockClient,
+    folder: std::path::PathBuf,
+    weights: Mutex<Vec<u64>>,
+}
+
+#[replica_core::async_trait]
+impl ReplicaClient for Weighing {
+    fn scheme(&self) -> &'static str {
+        self.replica.scheme()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.replica.capabilities()
+    }
+
+    async fn list(&self, level: Level, from: Txid, times: Timestamps) -> StoreResult<FileStream> {
+        self.replica.list(level, from, times).await
+    }
+
+    async fn open(&self, file: FileId, range: ByteRange) -> StoreResult<ByteStream> {
+        if range == (..ltx::HEADER_SIZE as u64).into() {
+            let entries = fs::read_dir(&self.folder).unwrap();
+            let weight = entries.map(|entry| entry.unwrap().metadata().unwrap().len());
+            self.weights.lock().unwrap().push(weight.sum());
+        }
+        self.replica.open(file, range).await
+    }
+
+    async fn write(&self, file: FileId, time: Timestamp, body: Body) -> StoreResult<FileInfo> {
+        self.replica.write(file, time, body).await
+    }
+
+    async fn delete(&self, files: &[FileId]) -> StoreResult<()> {
+        self.replica.delete(files).await
+    }
+
+    async fn delete_all(&self) -> StoreResult<()> {
+        self.replica.delete_all().await
+    }
+}
+
+/// A restore to a disk with room for the database once, but not twice, failed for want of space as
+/// soon as one file was damaged and another copy was there: what the first attempt had written
+/// still lay on the disk when the free space was measured for the second.
+#[tokio::test]
+async fn a_second_attempt_finds_the_space_that_the_first_has_used() {
+    let replica = MockClient::new();
+    let large = |id, pages: &[(u32, u8)]| Made {
+        page_size: 65_536,
+        ..Made::new(id, 40, pages)
+    };
+    let pages: Vec<(u32, u8)> = (1..=40).map(|pgno| (pgno, 1)).collect();
+    large(file(9, 1..=1), &pages).put(&replica);
+    large(file(1, 2..=2), &[(1, 2)]).put(&replica);
+    large(file(0, 2..=2), &[(1, 2)]).put(&replica);
+    replica.corrupt(file(1, 2..=2), 150);
+    let output = Output::new();
+    let client = Arc::new(Weighing {
+        replica,
+        folder: output.folder().to_owned(),
+        weights: Mutex::default(),
+    });
+
+    let restored = restore(client.clone(), &output.options(Target::Latest), |_| {})
+        .await
+        .unwrap();
+
+    assert_eq!(restored.damaged.len(), 1);
+    assert_eq!(*client.weights.lock().unwrap(), [0, 0]);
+}
+
+/// "could not write o.db: File too large": a file in the middle of a replica made the database
+/// larger than any disk, if only until the next one, and its last page was written to where no
+/// file system goes.
+#[tokio::test]
+async fn a_database_that_was_too_large_for_a_while_is_restored() {
+    let replica = MockClient::new();
+    let large = |id, commit, pages: &[(u32, u8)]| Made {
+        page_size: 65_536,
+        ..Made::new(id, commit, pages)
+    };
+    large(file(0, 1..=1), 2, &[(1, 1), (2, 1)]).put(&replica);
+    large(file(0, 2..=2), u32::MAX, &[(1, 2), (u32::MAX, 2)]).put(&replica);
+    large(file(0, 3..=3), 2, &[(2, 3)]).put(&replica);
+    let output = Output::new();
+
+    restore(Arc::new(replica), &output.options(Target::Latest), |_| {})
+        .await
+        .unwrap();
+
+    assert_eq!(
+        output.content(),
+        [page(1, 2, 65_536), page(2, 3, 65_536)].concat()
+    );
+}
+
 #[tokio::test]
 async fn progress_adds_up() {
     let (replica, states) = small();
@@ -263,7 +365,11 @@ async fn progress_adds_up() {
     let told = told.lock().unwrap();
     let stored: u64 = restored.files.iter().map(|file| file.size).sum();
     assert_eq!((told.0, told.1), (stored, stored));
-    assert_eq!(told.2, 6 * 512, "the pages of three files");
+    assert_eq!(
+        told.2,
+        4 * 512,
+        "the pages of three files, but for those beyond the end"
+    );
     assert_eq!(told.3, ["Syncing"]);
     assert_eq!(restored.bytes, states[2].len() as u64);
 }
