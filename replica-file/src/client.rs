@@ -500,6 +500,57 @@ mod tests {
         assert_eq!(names(&dir), [""; 0]);
     }
 
+    /// A body of `count` MiB that needs the memory of one.
+    fn large_body(count: usize) -> Body {
+        let piece = bytes::Bytes::from(vec![7; 1 << 20]);
+        Body::once(None, stream::iter(vec![piece; count]).map(Ok).boxed())
+    }
+
+    /// All bytes of a large file once went to the page cache, and a single sync at the end brought
+    /// them to the disk. Where that took longer than a time limit allows, no attempt could succeed.
+    #[tokio::test]
+    async fn a_large_file_goes_to_the_disk_while_it_is_being_written() {
+        let (_dir, client, trace) = traced();
+
+        let written = client.write(file(), Timestamp::EPOCH, large_body(130));
+        assert_eq!(written.await.unwrap().size, 130 << 20);
+
+        let calls = trace.take();
+        let unsynced: Vec<_> = calls
+            .split(|call| call.contains("sync db/ltx/0/TEMP"))
+            .map(|calls| calls.iter().filter(|call| call.starts_with("write")))
+            .map(Iterator::count)
+            .collect();
+        assert_eq!(unsynced, [64, 64, 2, 0], "MiB before each sync");
+    }
+
+    /// Such a sync can't be interrupted, so a dropped write went on, and its temporary file stayed,
+    /// until all was on the disk.
+    #[test]
+    fn a_dropped_write_stops_at_the_next_sync() {
+        let (dir, client, trace) = traced();
+        let runtime = Runtime::new().unwrap();
+
+        trace.hold("fdatasync");
+        let writing = runtime.spawn(async move {
+            client
+                .write(file(), Timestamp::EPOCH, large_body(130))
+                .await
+        });
+        trace.wait_until_held();
+        writing.abort();
+        runtime.block_on(writing).unwrap_err();
+        trace.heal();
+        runtime.shutdown_timeout(Duration::from_secs(20));
+
+        let calls = trace.take();
+        assert_eq!(
+            calls[calls.len() - 2..],
+            ["fdatasync db/ltx/0/TEMP", "unlink db/ltx/0/TEMP"]
+        );
+        assert_eq!(names(&dir), [""; 0]);
+    }
+
     #[test]
     fn a_dropped_deletion_stops() {
         let (dir, client, trace) = traced();

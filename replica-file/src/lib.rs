@@ -77,11 +77,11 @@
 //!   until its stream ends or is dropped, and up to two chunks of 512 KiB.
 //! - `write` takes one hop for up to 1 MiB. A longer body is written in batches of 1 MiB, while the
 //!   next one is gathered. Each write costs a sync of the file and one of its folder, however small
-//!   it is.
+//!   it is, and one more for each 64 MiB on the way.
 //!
 //! # Cancellation
 //!
-//! A dropped call or stream stops after the batch, chunk or deletion that is under way. A dropped
+//! A dropped call or stream stops after the batch, chunk, sync or deletion that is under way. A dropped
 //! write is decided once: either its thread sees that the caller has gone and removes the
 //! temporary file, or it has begun to rename it, and the write happens whole. A system call that
 //! hangs, as on a network file system that is away, keeps its thread but not its caller: put a

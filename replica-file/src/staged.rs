@@ -26,6 +26,10 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// How many bytes are written before it is looked whether the caller still waits.
 const SLICE: usize = 1 << 20;
 
+/// How many bytes are written before they are brought to the disk. So a body moves at the pace of
+/// the disk, and no call has so much left to sync that it hangs for longer than others wait.
+const SYNC_EVERY: usize = 64 << 20;
+
 /// A temporary file that disappears unless it is published: an unfinished write leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -37,6 +41,8 @@ pub(crate) struct Staged {
     temporary: Option<String>,
     /// Locked, so that nobody takes it for left over.
     file: File,
+    /// How many bytes were written since the last sync.
+    unsynced: usize,
 }
 
 impl Staged {
@@ -70,6 +76,7 @@ impl Staged {
                 mode: root.file_mode,
                 temporary: Some(name),
                 file,
+                unsynced: 0,
             };
             let taken = sys::lock(&staged.file).map_err(|error| staged.fault("lock", error))?;
             let meta = sys::meta(&staged.file).map_err(|error| staged.fault("look at", error))?;
@@ -92,10 +99,15 @@ impl Staged {
     }
 
     /// Appends `pieces`.
-    pub(crate) fn write(&self, pieces: &[Bytes], caller: &Caller) -> Result<()> {
+    pub(crate) fn write(&mut self, pieces: &[Bytes], caller: &Caller) -> Result<()> {
         for slice in pieces.iter().flat_map(|piece| piece.chunks(SLICE)) {
             caller.still_waits()?;
             sys::write_all(&self.file, slice).map_err(|error| self.fault("write", error))?;
+            self.unsynced += slice.len();
+            if self.unsynced >= SYNC_EVERY {
+                sys::sync_content(&self.file).map_err(|error| self.fault("sync", error))?;
+                self.unsynced = 0;
+            }
         }
         Ok(())
     }

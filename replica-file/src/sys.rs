@@ -143,6 +143,12 @@ pub(crate) fn read_at(file: &OwnedFd, buffer: &mut Vec<u8>, offset: u64) -> io::
     }
 }
 
+/// Writes the content of `file` to the disk.
+pub(crate) fn sync_content(file: &File) -> io::Result<()> {
+    observed!("fdatasync", file.as_fd(), None);
+    file.sync_data()
+}
+
 /// Writes the content and the times of `file` to the disk.
 pub(crate) fn sync_file(file: &File) -> io::Result<()> {
     observed!("fsync", file.as_fd(), None);

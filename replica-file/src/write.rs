@@ -33,7 +33,7 @@ pub(crate) async fn write(
         let writing = {
             let (root, caller) = (Arc::clone(&root), caller.clone());
             Work::spawn(move || {
-                let staged = staged.map_or_else(|| Staged::create(&root, id, &caller), Ok)?;
+                let mut staged = staged.map_or_else(|| Staged::create(&root, id, &caller), Ok)?;
                 staged.write(&batch.pieces, &caller)?;
                 Ok(staged)
             })
@@ -46,7 +46,7 @@ pub(crate) async fn write(
         };
     }
     Work::spawn(move || {
-        let staged = staged.map_or_else(|| Staged::create(&root, id, &caller), Ok)?;
+        let mut staged = staged.map_or_else(|| Staged::create(&root, id, &caller), Ok)?;
         staged.write(&batch.pieces, &caller)?;
         staged.publish(created_at, &caller)
     })
