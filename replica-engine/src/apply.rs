@@ -46,13 +46,14 @@ pub(crate) enum Failure {
     },
 }
 
-/// Writes the database that the files of `assembly` give, whose bytes are `pieces`, into `into`,
-/// whatever that held, and syncs it.
+/// Writes the database that `files` give, whose bytes are `pieces`, into `into`, whatever that
+/// held, and syncs it.
 ///
 /// Nothing is proven before it has returned `Ok`. Dropping it stops both threads within one batch.
 pub(crate) async fn apply(
-    assembly: Assembly,
+    files: &[FileInfo],
     pieces: impl Stream<Item = Piece> + Send,
+    before: Option<Timestamp>,
     into: Arc<File>,
     listener: Listener,
 ) -> Result<Applied, Failure> {
@@ -192,9 +193,7 @@ fn decode(
                     Step::Header(header) => assembly.begin(header)?,
                     Step::Page(pgno) => {
                         assembly.page(pgno);
-                        if pgno.get() <= assembly.end_commit {
-                            batches.page(pgno, assembly.page_size)?;
-                        }
+                        batches.page(pgno, assembly.page_size)?;
                     }
                 }
             }
@@ -214,9 +213,6 @@ struct Assembly {
     file: FileInfo,
     /// The time that all files must be older than.
     before: Option<Timestamp>,
-    /// How many pages the database has after the last file. Those beyond are not kept, so they
-    /// are not written either: a file in between may have pages that no disk has room for.
-    end_commit: u32,
     page_size: PageSize,
     previous: Option<Previous>,
     header: Option<Header>,
@@ -235,14 +231,12 @@ struct Previous {
 }
 
 impl Assembly {
-    /// What applies `files`, the last of which leaves `end_commit` pages.
-    pub(crate) fn new(files: &[FileInfo], before: Option<Timestamp>, end_commit: u32) -> Assembly {
+    fn new(files: &[FileInfo], before: Option<Timestamp>) -> Assembly {
         let mut files = files.iter().copied().collect::<VecDeque<FileInfo>>();
         Assembly {
             file: files.pop_front().expect("a plan has a file"),
             files,
             before,
-            end_commit,
             page_size: PageSize::MIN,
             previous: None,
             header: None,
@@ -258,7 +252,7 @@ impl Assembly {
 
     fn begin(&mut self, header: Header) -> Result<(), Damage> {
         check_name(self.file.id, &header)?;
-        let misdated = |time| self.file.created_at < time && time <= header.timestamp();
+        let misdated = |time| time <= header.timestamp();
         if self.before.is_some_and(misdated) {
             let header = header.timestamp();
             return Err(self.fault(Fault::Time { header }));
@@ -282,9 +276,6 @@ impl Assembly {
                     post_apply,
                 }));
             }
-        }
-        if self.files.is_empty() && header.commit() != self.end_commit {
-            return Err(self.fault(Fault::Replaced));
         }
         self.page_size = header.page_size();
         self.header = Some(header);

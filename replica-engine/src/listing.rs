@@ -60,36 +60,40 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Takes every file's time from its header. A file whose header can't be read gets the time of
-    /// the file before it at its level: not later than its own, so that a plan does not pass over
-    /// it, and whoever reads it finds what is wrong.
+    /// Takes every file's time from its header. A file whose header can't be read gets the time
+    /// that it is not older than, so that a plan passes over it only if it is too new for certain,
+    /// and otherwise whoever reads it finds what is wrong.
     pub(crate) async fn read_headers(&mut self, client: &dyn ReplicaClient) -> Result<()> {
         let times = header_times(client, self.files.iter().map(|file| file.id)).await?;
-        self.files.sort_unstable_by_key(|file| file.id);
-        let mut last = None;
+        let known = Known::new(times.iter().map(|(file, time)| (*file, *time)));
         for file in &mut self.files {
-            let before = match last {
-                Some((level, time)) if level == file.id.level => time,
-                _ => Timestamp::from_millis(i64::MIN),
+            file.created_at = match times.get(&file.id) {
+                Some(time) => *time,
+                None => known.not_before(file.id),
             };
-            file.created_at = times.get(&file.id).copied().unwrap_or(before);
-            last = Some((file.id.level, file.created_at));
         }
         self.from_headers = true;
         Ok(())
     }
 
-    /// Takes the times of `files` from their headers, and says whether those are the listed ones
-    /// as far as the store's resolution goes.
+    /// The time that `file` is not older than, by the other files.
+    pub(crate) fn not_before(&self, file: FileId) -> Timestamp {
+        let others = self.files.iter().filter(|other| other.id != file);
+        Known::new(others.map(|other| (other.id, other.created_at))).not_before(file)
+    }
+
+    /// Takes the times of `files` from their headers where those are the listed ones as far as the
+    /// store's resolution goes, and says whether all are. A header that can't be read agrees with
+    /// nothing.
     async fn compare(
         &mut self,
         client: &dyn ReplicaClient,
         files: Vec<FileId>,
         resolution: i64,
     ) -> Result<bool> {
-        let times = header_times(client, files.into_iter()).await?;
+        let times = header_times(client, files.iter().copied()).await?;
         let kept = |time: Timestamp| time.as_millis().div_euclid(resolution);
-        let mut agree = true;
+        let mut agree = times.len() == files.len();
         for file in &mut self.files {
             if let Some(time) = times.get(&file.id) {
                 agree &= kept(*time) == kept(file.created_at);
@@ -97,6 +101,33 @@ impl Listing {
             }
         }
         Ok(agree)
+    }
+}
+
+/// What the times of some files tell about those of others.
+///
+/// A file has the time of its last transaction, whatever its level, and transactions ascend with
+/// time. Only a snapshot has the time at which it was made, which is before the next transaction.
+struct Known {
+    /// Transactions that are not older than a time.
+    not_before: BTreeMap<u64, Timestamp>,
+}
+
+impl Known {
+    fn new(times: impl Iterator<Item = (FileId, Timestamp)>) -> Known {
+        let mut not_before = BTreeMap::new();
+        for (file, time) in times {
+            let snapshot = u64::from(file.level == Level::SNAPSHOT);
+            let bounded = file.txids.max().get().saturating_add(snapshot);
+            let bound = not_before.entry(bounded).or_insert(time);
+            *bound = time.max(*bound);
+        }
+        Known { not_before }
+    }
+
+    fn not_before(&self, file: FileId) -> Timestamp {
+        let bounds = self.not_before.range(..=file.txids.max().get());
+        (bounds.last()).map_or(Timestamp::from_millis(i64::MIN), |(_, time)| *time)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ltx::Header;
 use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Timestamp, Txid};
 
-use crate::apply::{Applied, Assembly, Failure, apply};
+use crate::apply::{Applied, Failure, apply};
 use crate::check::verify;
 use crate::damage::ReadFailure;
 use crate::fetch::pieces;
@@ -90,7 +90,8 @@ pub async fn plan(client: &dyn ReplicaClient, target: Target) -> Result<RestoreP
 /// Every byte that is used is verified before the database gets its name. A file that turns out
 /// damaged or missing is left out, and the restore begins again with others that hold the same
 /// transactions, if there are any. So the result is the database of exactly the transaction that
-/// was planned first, or an error; never an older one.
+/// was asked for, or an error; never an older one. For a time, every file that is used is older
+/// than that by its own header.
 ///
 /// The database is written to a temporary file beside `output`, synced, and renamed. A restore
 /// that fails, is dropped or killed leaves nothing under the name; only one that is killed leaves
@@ -178,20 +179,42 @@ async fn rebuild(
         if damaged.len() > REPLANS_MAX {
             return Err(lost(damaged));
         }
-        // The very same state from other files, whatever they are.
-        let mut target = Target::Txid(wanted);
         if gone {
             // Somebody compacts or deletes: what is there now may go further.
             listing = list(&*client, options.target).await?;
-            target = options.target;
         }
         let sound = |file: &FileInfo| damaged.iter().all(|damage| damage.file != file.id);
         listing.files.retain(sound);
-        plan = match RestorePlan::new(target, &listing.files) {
-            Ok(plan) if plan.txid() >= wanted => plan,
-            _ => return Err(lost(damaged)),
+        plan = match replan(options.target, wanted, gone, &listing, &damaged) {
+            Some(plan) => plan,
+            None => return Err(lost(damaged)),
         };
     }
+}
+
+/// Chooses among the files that are left in `listing` those that give the state that was `wanted`,
+/// or one that proves to be the right one where that was planned by the time of a damaged file.
+fn replan(
+    target: Target,
+    wanted: Txid,
+    gone: bool,
+    listing: &Listing,
+    damaged: &[Damage],
+) -> Option<RestorePlan> {
+    let Target::Time(time) = target else {
+        // The very same state from other files, whatever they are.
+        let target = if gone { target } else { Target::Txid(wanted) };
+        let plan = RestorePlan::new(target, &listing.files).ok()?;
+        return (plan.txid() >= wanted).then_some(plan);
+    };
+    // The time of a damaged file was a guess, or came from a header that nothing vouches for. So
+    // the others decide again, and an older state is right only if they tell that the damaged
+    // file was too new.
+    let plan = RestorePlan::new(target, &listing.files).ok()?;
+    let too_new =
+        |damage: &Damage| damage.fault != Fault::Missing && listing.not_before(damage.file) >= time;
+    let right = |damage: &Damage| damage.file.txids.max() <= plan.txid() || too_new(damage);
+    damaged.iter().all(right).then_some(plan)
 }
 
 async fn list(client: &dyn ReplicaClient, target: Target) -> replica_core::Result<Listing> {
@@ -209,14 +232,6 @@ async fn attempt(
     staged: &Staged,
     listener: &Listener,
 ) -> Result<Result<Applied, Damage>, RestoreError> {
-    // What an attempt before this one has written must not count as space that is taken.
-    let file = staged.file();
-    let emptied = run_blocking(move || file.set_len(0)).await?;
-    emptied.map_err(|source| RestoreError::Write {
-        action: "write",
-        path: staged.destination().path().to_owned(),
-        source,
-    })?;
     let last = *files.last().expect("a plan has a file");
     let header = match read_header(&**client, last.id).await {
         Ok(header) => header,
@@ -243,8 +258,7 @@ async fn attempt(
         Target::Latest | Target::Txid(_) => None,
     };
     let pieces = pieces(Arc::clone(client), files.to_vec(), options.fetch_ahead);
-    let assembly = Assembly::new(files, before, header.commit());
-    let applied = apply(assembly, pieces, staged.file(), Arc::clone(listener)).await;
+    let applied = apply(files, pieces, before, staged.file(), Arc::clone(listener)).await;
     match applied {
         Ok(applied) => Ok(Ok(applied)),
         Err(Failure::Read(ReadFailure::Damaged(damage))) => Ok(Err(damage)),

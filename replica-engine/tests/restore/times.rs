@@ -164,6 +164,92 @@ async fn a_header_that_contradicts_the_listing_anywhere_is_noticed() {
     assert_eq!(restored.txid, txid(1));
 }
 
+/// [`small`] with the second and third transaction also in a file of level 1, after a copy that
+/// lost the times of all files.
+fn copied() -> MockClient {
+    let (replica, _) = small();
+    let compacted = file(1, 2..=3);
+    crate::support::Made::new(compacted, 2, &[(1, 2), (2, 3)]).put(&replica);
+    for (id, (_, content)) in replica.snapshot() {
+        replica.put(id, at(99_000), content);
+    }
+    replica
+}
+
+/// Restores the state from before 2.5 s of a replica whose third transaction is of 3 s, and is
+/// damaged in `damaged`.
+async fn check_not_newer(replica: &MockClient, damaged: replica_core::FileId) {
+    let (_, states) = small();
+
+    let (restored, content) = restored(replica, Target::Time(at(2_500))).await.unwrap();
+
+    assert_eq!((restored.txid, content), (txid(2), states[1].clone()));
+    assert!(restored.files.iter().all(|file| file.id != damaged));
+}
+
+/// A file with a header that can't be read got the time of the file before it, was chosen for
+/// that, and turned out damaged. Its transaction was then restored from another file, whose header
+/// says that it is too new: the database was newer than what was asked for, and nobody was told.
+#[tokio::test]
+async fn a_file_whose_time_is_unknown_makes_no_newer_state() {
+    let damaged = file(0, 3..=3);
+    let replica = copied();
+    replica.corrupt(damaged, 0);
+
+    check_not_newer(&replica, damaged).await;
+}
+
+/// As before, but the damage made the time itself an older one.
+#[tokio::test]
+async fn the_time_of_a_damaged_file_makes_no_newer_state() {
+    let damaged = file(0, 3..=3);
+    let replica = copied();
+    let mut content = replica.content(damaged).unwrap().to_vec();
+    content[32..40].copy_from_slice(&2_400_i64.to_be_bytes());
+    replica.put(damaged, at(99_000), content);
+
+    check_not_newer(&replica, damaged).await;
+}
+
+/// Nothing but the damaged file says when its transaction was made, so what is before it may be
+/// older than what was asked for.
+#[tokio::test]
+async fn the_time_of_a_damaged_file_makes_no_older_state() {
+    let damaged = file(0, 3..=3);
+    let replica = copied();
+    replica.remove(file(1, 2..=3));
+    crate::support::Made::new(file(0, 4..=4), 2, &[(2, 4)]).put(&replica);
+    let mut content = replica.content(damaged).unwrap().to_vec();
+    content[32..40].copy_from_slice(&2_400_i64.to_be_bytes());
+    replica.put(damaged, at(99_000), content);
+
+    match restored(&replica, Target::Time(at(2_500)))
+        .await
+        .unwrap_err()
+    {
+        RestoreError::Damaged { damaged: found, .. } => assert_eq!(found[0].file, damaged),
+        error => panic!("{error}"),
+    }
+}
+
+/// A header that can't be read was taken for one that agrees with the listing. So the times of a
+/// copy were believed, and the error said that the replica begins later, and not what is damaged.
+#[tokio::test]
+async fn a_header_that_can_t_be_read_does_not_vouch_for_the_listing() {
+    let damaged = file(0, 1..=1);
+    let replica = copied();
+    replica.remove(file(1, 2..=3));
+    replica.corrupt(damaged, 0);
+
+    match restored(&replica, Target::Time(at(2_500)))
+        .await
+        .unwrap_err()
+    {
+        RestoreError::Damaged { damaged: found, .. } => assert_eq!(found[0].file, damaged),
+        error => panic!("{error}"),
+    }
+}
+
 /// The header is damaged, so its time is unknown: it may be older than the time asked for.
 #[tokio::test]
 async fn a_file_whose_time_is_unknown_is_not_passed_over() {
