@@ -59,7 +59,6 @@ pub(crate) async fn apply(
 ) -> Result<Applied, Failure> {
     let (sender, receiver) = pieces::channel(PIECES);
     let (done, applied) = oneshot::channel();
-    let assembly = Assembly::new(files, before);
     let threads = thread::Builder::new()
         .name("restore-decode".into())
         .spawn(move || {
@@ -207,7 +206,7 @@ fn decode(
 }
 
 /// The rules that hold between one file and the next.
-struct Assembly {
+pub(crate) struct Assembly {
     /// The files after the one that is being read.
     files: VecDeque<FileInfo>,
     file: FileInfo,
