@@ -7,8 +7,10 @@ use replica_core::Txid;
 
 use crate::{Damage, PlanError};
 
-/// Why a restore failed. In each case there is no new file at the target, and an old one is
-/// untouched.
+/// Why a restore failed. There is no new file at the target then, and an old one is untouched; with
+/// one exception: where an old one was replaced and the folder can't be synced afterwards, the new
+/// one is in place, and a crash may undo that. What was beside the old one is kept under the name
+/// of a temporary file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -42,7 +44,7 @@ pub enum RestoreError {
         /// The write-ahead log, shared-memory file or journal.
         path: PathBuf,
     },
-    /// The target is a folder, or no path of a file.
+    /// The target is a folder or a device, or no path of a file.
     #[error("{} is no path of a file: say where the database is to be written", path.display())]
     NotAFile {
         /// The target.
@@ -102,6 +104,7 @@ fn list(damaged: &[Damage]) -> String {
 fn folder_advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => "it does not exist, so make it first",
+        io::ErrorKind::Unsupported => "no files can be made there",
         io::ErrorKind::NotADirectory => "it is not a folder",
         io::ErrorKind::PermissionDenied => "permission denied",
         io::ErrorKind::ReadOnlyFilesystem => "it is on a read-only file system",

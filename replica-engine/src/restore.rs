@@ -32,7 +32,8 @@ pub struct RestoreOptions {
     pub existing: Existing,
     /// Whether SQLite checks the database before it gets its name; it doesn't, unless it is set.
     pub integrity: Integrity,
-    /// The permissions of the database; 0600, unless they are set.
+    /// The permissions of a new database; 0600, unless they are set. One that replaces another has
+    /// those of the other.
     pub mode: u32,
     /// How many bytes are fetched before they are needed; 16 MiB, unless it is set. It bounds the
     /// memory that a restore takes, to about twice as much.

@@ -1,10 +1,10 @@
 //! A file beside the target that becomes the target in one step, or disappears.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,9 @@ pub enum Existing {
     /// Fail, and leave it alone.
     #[default]
     Refuse,
-    /// Put the restored database in its place once that is whole, and remove its write-ahead log,
-    /// shared memory and journal.
+    /// Put the restored database in its place once that is whole, with the same permissions and,
+    /// where this user may, the same owner, and remove its write-ahead log, shared memory and
+    /// journal. Anything but a regular file is refused.
     Replace,
 }
 
@@ -89,11 +90,15 @@ impl Destination {
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Checks that nothing is there that must stay: anything, or anything but a file.
     fn check_nothing_is_there(&self) -> Result<(), RestoreError> {
-        if self.existing == Existing::Replace {
-            return Ok(());
-        }
         let path = self.path.clone();
+        if self.existing == Existing::Replace {
+            return match path.metadata() {
+                Ok(there) if !there.is_file() => Err(RestoreError::NotAFile { path }),
+                _ => Ok(()),
+            };
+        }
         if path.symlink_metadata().is_ok() {
             return Err(RestoreError::TargetExists { path });
         }
@@ -113,6 +118,14 @@ impl Destination {
         })
     }
 
+    /// The file that is to be replaced, if there is one.
+    fn replaced(&self) -> Option<Metadata> {
+        match self.existing {
+            Existing::Refuse => None,
+            Existing::Replace => self.path.metadata().ok(),
+        }
+    }
+
     fn sync_folder(&self) -> Result<(), RestoreError> {
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
@@ -125,21 +138,51 @@ impl Destination {
 }
 
 impl Staged {
-    /// Makes an empty file with `mode` in the target's folder, and removes there what restores
-    /// that were killed have left.
+    /// Makes an empty file in the target's folder, and removes there what restores that were
+    /// killed have left. The file has the permissions `mode`, or those of the one it is to replace.
     pub(crate) fn new(destination: Destination, mode: u32) -> Result<Staged, RestoreError> {
         let created = create(&destination.folder, mode);
         let (path, file) = created.map_err(|source| RestoreError::Folder {
             folder: destination.folder.clone(),
-            source,
+            source: match source.kind() {
+                // As /proc says it.
+                io::ErrorKind::NotFound if destination.folder.is_dir() => {
+                    io::Error::new(io::ErrorKind::Unsupported, source)
+                }
+                _ => source,
+            },
         })?;
         let staged = Staged {
             path,
             file: Some(Arc::new(file)),
             destination,
         };
+        if let Some(old) = staged.destination.replaced() {
+            staged
+                .take_access(&old)
+                .map_err(|source| RestoreError::Write {
+                    action: "give its permissions to the new",
+                    path: staged.destination.path.clone(),
+                    source,
+                })?;
+        }
         staged.sweep();
         Ok(staged)
+    }
+
+    /// Lets those use the file who may use `old`.
+    fn take_access(&self, old: &Metadata) -> io::Result<()> {
+        let file = self.file();
+        // Only root may give a file away, and its group only to one that the user is in.
+        if fchown(&*file, Some(old.uid()), Some(old.gid())).is_err() {
+            let _ = fchown(&*file, None, Some(old.gid()));
+        }
+        let mut mode = old.mode() & 0o777;
+        if file.metadata()?.gid() != old.gid() {
+            // What the old group was allowed is not for another one.
+            mode &= !0o070;
+        }
+        file.set_permissions(Permissions::from_mode(mode))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -262,7 +305,8 @@ pub(crate) struct Publication {
 }
 
 impl Publication {
-    /// Renames the file, and makes that survive a crash. On an error nothing has changed.
+    /// Renames the file, and makes that survive a crash. On an error nothing has changed, unless
+    /// the new database is in the place of an old one and only the folder could not be synced.
     pub(crate) fn publish(mut self) -> Result<(), RestoreError> {
         self.destination.check_nothing_is_there()?;
         // Closing a file drops all locks that this process has on it, so this one is closed before
@@ -301,8 +345,14 @@ impl Publication {
             self.destination.sync_folder()?;
         }
         fs::rename(&self.staged, &self.destination.path).map_err(|source| self.failed(source))?;
-        aside.remove();
-        self.destination.sync_folder()
+        let synced = self.destination.sync_folder();
+        // Until the new name is certain to last, a crash may bring the old database back, and it
+        // would need its log.
+        match synced {
+            Ok(()) => aside.remove(),
+            Err(_) => aside.keep(),
+        }
+        synced
     }
 
     fn failed(&self, source: io::Error) -> RestoreError {
@@ -332,6 +382,11 @@ impl Aside {
             }
         }
         Ok(aside)
+    }
+
+    /// Leaves it under the other names.
+    fn keep(mut self) {
+        self.moved.clear();
     }
 
     fn remove(mut self) {

@@ -1,7 +1,7 @@
 //! What a restore does at its target, and does not.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -130,6 +130,41 @@ async fn an_old_database_is_replaced_with_all_that_is_beside_it() {
     assert_eq!(output.names(), ["restored.db"]);
 }
 
+/// A forced restore made a database that a group could read its owner's only: the application that
+/// had it open as another user was locked out.
+#[tokio::test]
+async fn a_database_that_is_replaced_keeps_its_permissions() {
+    let (replica, _) = small();
+    for mode in [0o644, 0o660, 0o400] {
+        let output = Output::new();
+        fs::write(output.path(), "old").unwrap();
+        fs::set_permissions(output.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let old = fs::metadata(output.path()).unwrap();
+
+        restore(Arc::new(replica.clone()), &replacing(&output), |_| {})
+            .await
+            .unwrap();
+
+        let new = fs::metadata(output.path()).unwrap();
+        assert_eq!(new.permissions().mode() & 0o777, mode);
+        assert_eq!((new.uid(), new.gid()), (old.uid(), old.gid()));
+    }
+}
+
+/// A forced restore put a database in the place of a socket, and would have done so with a device.
+#[tokio::test]
+async fn only_a_file_is_replaced() {
+    let (replica, _) = small();
+    let output = Output::new();
+    let _socket = std::os::unix::net::UnixListener::bind(output.path()).unwrap();
+
+    let error = fails(&replica, &replacing(&output)).await;
+
+    assert!(matches!(error, RestoreError::NotAFile { .. }), "{error}");
+    assert!(!fs::symlink_metadata(output.path()).unwrap().is_file());
+    assert!(replica.calls().is_empty());
+}
+
 #[tokio::test]
 async fn an_old_database_stays_as_it_was_until_the_new_one_is_whole() {
     let (replica, _) = small();
@@ -200,6 +235,20 @@ async fn a_folder_that_can_not_be_written_to_is_told_before_anything_is_fetched(
         );
     }
     assert!(replica.calls().is_empty());
+}
+
+/// "can't write in /proc: it does not exist, so make it first".
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_folder_that_takes_no_files_is_not_said_to_be_missing() {
+    let (replica, _) = small();
+
+    let error = fails(&replica, &RestoreOptions::new("/proc/x.db")).await;
+
+    assert_eq!(
+        error.to_string(),
+        "can't write in /proc: no files can be made there"
+    );
 }
 
 #[tokio::test]
