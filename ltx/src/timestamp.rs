@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// A point in time in milliseconds since the Unix epoch, in UTC; negative before it.
 ///
 /// The text form is RFC 3339 in UTC with as many digits of the fraction as it needs
-/// (`2026-11-21T07:44:47.728Z`). [`FromStr`] takes any RFC 3339 time with an offset and refuses
-/// what is finer than a millisecond only by rounding it down.
+/// (`2026-11-21T07:44:47.728Z`). [`FromStr`] takes any RFC 3339 time with an offset, and rounds
+/// down what is finer than a millisecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
+
+const NANOS_PER_MILLI: i128 = 1_000_000;
 
 impl Timestamp {
     /// The Unix epoch.
@@ -34,6 +36,22 @@ impl Timestamp {
         } else {
             UNIX_EPOCH.checked_sub(distance)
         }
+    }
+
+    /// The first whole millisecond that is not before the time in `text`, which is as [`FromStr`]
+    /// takes it.
+    ///
+    /// Exactly the same whole milliseconds are before both, so this is what a stored time is
+    /// compared with to tell whether it is older than `text`.
+    pub fn parse_rounding_up(text: &str) -> Result<Timestamp, ParseTimestampError> {
+        let nanos = parse_nanos(text)?;
+        Ok(Timestamp::from_rfc3339_millis(
+            nanos.div_euclid(NANOS_PER_MILLI) + i128::from(nanos.rem_euclid(NANOS_PER_MILLI) > 0),
+        ))
+    }
+
+    fn from_rfc3339_millis(millis: i128) -> Timestamp {
+        Timestamp(i64::try_from(millis).expect("jiff's years fit in an i64 of milliseconds"))
     }
 
     /// The time of the platform's clock, rounded down to a millisecond, or `None` beyond what
@@ -66,16 +84,18 @@ impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
     fn from_str(text: &str) -> Result<Timestamp, ParseTimestampError> {
-        match text.parse::<jiff::Timestamp>() {
-            Ok(time) => {
-                let nanos = time.as_nanosecond();
-                let millis = nanos.div_euclid(1_000_000);
-                Ok(Timestamp(
-                    i64::try_from(millis).expect("jiff's years fit in an i64 of milliseconds"),
-                ))
-            }
-            Err(_) => Err(ParseTimestampError(text.chars().take(80).collect())),
-        }
+        let nanos = parse_nanos(text)?;
+        Ok(Timestamp::from_rfc3339_millis(
+            nanos.div_euclid(NANOS_PER_MILLI),
+        ))
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+fn parse_nanos(text: &str) -> Result<i128, ParseTimestampError> {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => Ok(time.as_nanosecond()),
+        Err(_) => Err(ParseTimestampError(text.chars().take(80).collect())),
     }
 }
 
@@ -117,6 +137,22 @@ mod tests {
         );
         assert!("2026-11-21T07:44:47".parse::<Timestamp>().is_err());
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn rounding_up_leaves_a_whole_millisecond_and_reaches_the_next_from_a_part_of_one() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00.001Z", 1),
+            ("1970-01-01T00:00:00.001000001Z", 2),
+            ("1970-01-01T00:00:00.001999999Z", 2),
+            ("1969-12-31T23:59:59.999Z", -1),
+            ("1969-12-31T23:59:59.9995Z", 0),
+        ] {
+            let time = Timestamp::parse_rounding_up(text);
+
+            assert_eq!(time, Ok(Timestamp::from_millis(millis)), "{text}");
+        }
+        assert!(Timestamp::parse_rounding_up("yesterday").is_err());
     }
 
     proptest! {

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -50,7 +49,7 @@ pub(crate) struct RestoreArgs {
     txid: Option<Txid>,
 
     /// Restore the last state from before this time, such as 2026-11-21T07:44:50Z
-    #[arg(long, conflicts_with = "txid", value_parser = Timestamp::from_str)]
+    #[arg(long, conflicts_with = "txid", value_parser = Timestamp::parse_rounding_up)]
     timestamp: Option<Timestamp>,
 
     /// Do nothing, and succeed, if the database exists

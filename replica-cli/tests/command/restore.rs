@@ -69,6 +69,38 @@ fn a_dry_run_gives_litestreams_plan_and_writes_nothing() {
     );
 }
 
+/// A time that lies between two milliseconds was rounded down, and only what is older than the
+/// millisecond was restored: at 11.4630005 s it lacked the transaction of 11.463 s, which
+/// Litestream restores.
+#[test]
+fn a_time_finer_than_a_millisecond_takes_in_what_is_older_than_it() {
+    let golden = Golden::copy("ps512");
+    let url = golden.url();
+    let plan = |time: &str| {
+        let args = ["restore", "-json", "-dry-run", "-o", "none/app.db"];
+        replica([&args[..], &["-timestamp", time, &url]].concat())
+    };
+
+    // As Litestream 0.5.17 plans them, and refuses the last.
+    for (time, txid) in [
+        ("2026-11-21T07:44:11.463Z", "0000000000000004"),
+        ("2026-11-21T07:44:11.463000001Z", "0000000000000005"),
+        ("2026-11-21T07:44:11.4630005Z", "0000000000000005"),
+        ("2026-11-21T07:44:12.037Z", "000000000000000e"),
+    ] {
+        assert_eq!(plan(time).ended(0).json()["max_txid"], txid, "{time}");
+    }
+    let beyond = plan("2026-11-21T07:44:12.0375Z").ended(1);
+
+    assert!(
+        beyond
+            .stderr
+            .contains("the replica ends at 2026-11-21T07:44:12.037Z"),
+        "{}",
+        beyond.stderr
+    );
+}
+
 #[test]
 fn the_json_of_a_restore_has_litestreams_fields() {
     let golden = Golden::copy("ps512");
