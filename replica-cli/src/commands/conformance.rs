@@ -13,7 +13,6 @@ use replica::Location;
 use replica_mock::MockStore;
 use serde_json::json;
 
-use super::junit::Junit;
 use crate::leftovers::Leftovers;
 use crate::output::{self, Table};
 use crate::status::{Failure, Status, with_exit_statuses};
@@ -276,7 +275,8 @@ impl ConformanceArgs {
 }
 
 fn write_junit(path: &Path, reports: &[(&'static str, Report)]) -> Result<(), Failure> {
-    fs::write(path, Junit(reports).to_string()).map_err(|error| {
+    let reports = reports.iter().map(|(name, report)| (*name, report));
+    fs::write(path, conformance::junit(reports)).map_err(|error| {
         Failure::new(Status::Failed, format!("can't write {}", path.display()))
             .because_of(Some(&error))
     })

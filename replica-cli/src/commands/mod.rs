@@ -3,7 +3,6 @@
 mod completions;
 mod conformance;
 mod inspect;
-mod junit;
 mod ltx;
 mod man;
 mod restore;
@@ -72,6 +71,12 @@ impl Cli {
             Command::Ltx(args) => args.is_verify(),
             Command::Completions(_) | Command::Man(_) | Command::Version => false,
         }
+    }
+
+    /// Whether it has something to clean up when it is interrupted. Others end at once, even
+    /// where they wait for the reader of their output.
+    pub(crate) fn cleans_up(&self) -> bool {
+        matches!(self.command, Command::Restore(_) | Command::Conformance(_))
     }
 
     /// Whether errors are to be told as JSON.
