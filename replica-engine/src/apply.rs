@@ -46,14 +46,13 @@ pub(crate) enum Failure {
     },
 }
 
-/// Writes the database that `files` give, whose bytes are `pieces`, into `into`, whatever that
-/// held, and syncs it.
+/// Writes the database that the files of `assembly` give, whose bytes are `pieces`, into `into`,
+/// whatever that held, and syncs it.
 ///
 /// Nothing is proven before it has returned `Ok`. Dropping it stops both threads within one batch.
 pub(crate) async fn apply(
-    files: &[FileInfo],
+    assembly: Assembly,
     pieces: impl Stream<Item = Piece> + Send,
-    before: Option<Timestamp>,
     into: Arc<File>,
     listener: Listener,
 ) -> Result<Applied, Failure> {
@@ -192,7 +191,9 @@ fn decode(
                     Step::Header(header) => assembly.begin(header)?,
                     Step::Page(pgno) => {
                         assembly.page(pgno);
-                        batches.page(pgno, assembly.page_size)?;
+                        if pgno.get() <= assembly.end_commit {
+                            batches.page(pgno, assembly.page_size)?;
+                        }
                     }
                 }
             }
@@ -212,6 +213,9 @@ pub(crate) struct Assembly {
     file: FileInfo,
     /// The time that all files must be older than.
     before: Option<Timestamp>,
+    /// How many pages the database has after the last file. Those beyond are not kept, so they
+    /// are not written either: a file in between may have pages that no disk has room for.
+    end_commit: u32,
     page_size: PageSize,
     previous: Option<Previous>,
     header: Option<Header>,
@@ -230,12 +234,14 @@ struct Previous {
 }
 
 impl Assembly {
-    fn new(files: &[FileInfo], before: Option<Timestamp>) -> Assembly {
+    /// What applies `files`, the last of which leaves `end_commit` pages.
+    pub(crate) fn new(files: &[FileInfo], before: Option<Timestamp>, end_commit: u32) -> Assembly {
         let mut files = files.iter().copied().collect::<VecDeque<FileInfo>>();
         Assembly {
             file: files.pop_front().expect("a plan has a file"),
             files,
             before,
+            end_commit,
             page_size: PageSize::MIN,
             previous: None,
             header: None,
@@ -275,6 +281,9 @@ impl Assembly {
                     post_apply,
                 }));
             }
+        }
+        if self.files.is_empty() && header.commit() != self.end_commit {
+            return Err(self.fault(Fault::Replaced));
         }
         self.page_size = header.page_size();
         self.header = Some(header);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ltx::Header;
 use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Timestamp, Txid};
 
-use crate::apply::{Applied, Failure, apply};
+use crate::apply::{Applied, Assembly, Failure, apply};
 use crate::check::verify;
 use crate::damage::ReadFailure;
 use crate::fetch::pieces;
@@ -233,6 +233,14 @@ async fn attempt(
     staged: &Staged,
     listener: &Listener,
 ) -> Result<Result<Applied, Damage>, RestoreError> {
+    // What an attempt before this one has written must not count as space that is taken.
+    let file = staged.file();
+    let emptied = run_blocking(move || file.set_len(0)).await?;
+    emptied.map_err(|source| RestoreError::Write {
+        action: "write",
+        path: staged.destination().path().to_owned(),
+        source,
+    })?;
     let last = *files.last().expect("a plan has a file");
     let header = match read_header(&**client, last.id).await {
         Ok(header) => header,
@@ -259,7 +267,8 @@ async fn attempt(
         Target::Latest | Target::Txid(_) => None,
     };
     let pieces = pieces(Arc::clone(client), files.to_vec(), options.fetch_ahead);
-    let applied = apply(files, pieces, before, staged.file(), Arc::clone(listener)).await;
+    let assembly = Assembly::new(files, before, header.commit());
+    let applied = apply(assembly, pieces, staged.file(), Arc::clone(listener)).await;
     match applied {
         Ok(applied) => Ok(Ok(applied)),
         Err(Failure::Read(ReadFailure::Damaged(damage))) => Ok(Err(damage)),
