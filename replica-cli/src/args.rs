@@ -43,6 +43,13 @@ pub(crate) fn normalise(
     normal
 }
 
+/// Whether `args`, which are normal, ask for JSON, be they a right call or not.
+pub(crate) fn ask_for_json(args: &[OsString]) -> bool {
+    args.iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg == "--json")
+}
+
 /// The long names of all flags that take no value.
 fn switches(command: &Command) -> HashSet<String> {
     let own = command

@@ -25,11 +25,17 @@ const GRACE: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     let mut command = Cli::command();
     let args = args::normalise(&command, std::env::args_os());
+    let json = args::ask_for_json(&args);
     let parsed = command
         .try_get_matches_from_mut(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
+        Err(error) if json && error.use_stderr() => {
+            let message = error.to_string();
+            Failure::new(Status::Usage, message.trim().trim_start_matches("error: ")).tell(json);
+            return Status::Usage.into();
+        }
         Err(error) => {
             // Help goes to stdout, which may be closed: then nobody reads it.
             let _ = error.print();
@@ -52,6 +58,9 @@ fn run(cli: Cli) -> Result<Status, Failure> {
         .map_err(|error| Failure::new(Status::Failed, "can't start").because_of(Some(&error)))?;
     let mut leftovers = Leftovers::default();
     let result = runtime.block_on(async {
+        if !cli.cleans_up() {
+            return cli.run(&mut leftovers).await;
+        }
         let interrupted = interruption()?;
         tokio::select! {
             result = cli.run(&mut leftovers) => result,

@@ -1,6 +1,6 @@
 //! `replica ltx inspect`
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -74,8 +74,9 @@ impl Content {
             let failure = Failure::new(Status::Failed, format!("can't read {}", path.display()));
             Unreadable::Failed(failure.because_of(Some(&error)))
         };
-        let mut file = File::open(path).map_err(io_failed)?;
-        if file.metadata().map_err(io_failed)?.is_dir() {
+        // Asked before it is opened: to open a pipe waits for somebody who writes to it.
+        let kind = fs::metadata(path).map_err(io_failed)?;
+        if kind.is_dir() {
             let failure = Failure::new(
                 Status::Failed,
                 format!("{} is a folder, not an LTX file", path.display()),
@@ -86,6 +87,13 @@ impl Content {
             );
             return Err(Unreadable::Failed(failure.hint(hint)));
         }
+        if !kind.is_file() {
+            return Err(Unreadable::Failed(Failure::new(
+                Status::Failed,
+                format!("{} is not a regular file", path.display()),
+            )));
+        }
+        let mut file = File::open(path).map_err(io_failed)?;
         let failed = |error| match error {
             ReadError::Io(error) => io_failed(error),
             ReadError::Ltx(error) => Unreadable::Invalid(error),

@@ -1,8 +1,11 @@
 //! An interrupted command stops soon, and leaves nothing half done.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::Instant;
 
 use crate::replica::{LIMIT, command, finish, folder, names, snapshot_of_zeros};
@@ -53,6 +56,33 @@ fn an_interrupted_conformance_run_leaves_nothing() {
 
     finish(child).ended(130);
     assert_eq!(names(folder.path()), [""; 0]);
+}
+
+/// A listing whose reader stalled waited in a write on the only thread, with the signals caught:
+/// nothing but SIGKILL ended it.
+#[test]
+fn a_listing_that_waits_for_its_reader_can_be_interrupted() {
+    for (name, number) in [("INT", 2), ("TERM", 15)] {
+        let folder = folder();
+        let level = folder.path().join("ltx/0");
+        fs::create_dir_all(&level).unwrap();
+        for txid in 1..4096 {
+            fs::write(level.join(format!("{txid:016x}-{txid:016x}.ltx")), [0; 100]).unwrap();
+        }
+        let path = folder.path().to_str().unwrap();
+        let mut child = command(["ltx", "-json", path]).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        // It has begun to write, and has far more to write than a pipe takes.
+        stdout.read_exact(&mut [0]).unwrap();
+
+        send(name, child.id());
+
+        let (done, ended) = sync_channel(1);
+        thread::spawn(move || done.send(child.wait()));
+        let status = ended.recv_timeout(LIMIT).expect("it should end").unwrap();
+        assert_eq!(status.signal(), Some(number));
+        drop(stdout);
+    }
 }
 
 fn send(signal: &str, id: u32) {
