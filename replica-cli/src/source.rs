@@ -72,7 +72,8 @@ impl SourceArgs {
     /// The file that the command line names in place of a replica, if it does.
     pub(crate) fn file(&self) -> Option<&Path> {
         let path = Path::new(self.replica.as_deref()?);
-        (self.config.config.is_none() && path.is_file()).then_some(path)
+        let is_file = path.exists() && !path.is_dir();
+        (self.config.config.is_none() && is_file).then_some(path)
     }
 
     /// `path` is no folder: perhaps it is a database of the configuration that is there without
@@ -112,6 +113,14 @@ impl Source {
     /// The failure for a replica that isn't there, or `None` where it may be.
     pub(crate) fn missing(&self) -> Option<Failure> {
         self.location.missing().map(|missing| self.nothing(missing))
+    }
+
+    /// The failure for a replica that holds nothing.
+    pub(crate) fn empty(&self) -> Failure {
+        Failure::new(
+            Status::Nothing,
+            format!("no replica at {}: it has no files", self.location),
+        )
     }
 
     fn nothing(&self, missing: Missing) -> Failure {

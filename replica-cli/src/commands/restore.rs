@@ -28,7 +28,8 @@ Examples:
 ///
 /// The database is written beside its final name, every byte that is used is verified, and only
 /// then it gets its name. An existing database is left alone unless -force is given, and then it
-/// stays until the new one is whole. Where a file of the replica is damaged, others that hold the
+/// stays until the new one is whole. A new database can be read and written by its owner alone
+/// (mode 0600), whatever the umask. Where a file of the replica is damaged, others that hold the
 /// same transactions are used; where there are none, there is an error that names the file, and
 /// no database.
 #[derive(Debug, Args)]
@@ -277,10 +278,7 @@ impl RestoreArgs {
 
 fn failed(error: RestoreError, source: &Source) -> Failure {
     match &error {
-        RestoreError::Plan(PlanError::Empty) => Failure::new(
-            Status::Nothing,
-            format!("no replica at {}: it has no files", source.location),
-        ),
+        RestoreError::Plan(PlanError::Empty) => source.empty(),
         RestoreError::TargetExists { .. } | RestoreError::LeftOver { .. } => {
             Failure::of(Status::Failed, &error).hint("-force replaces it")
         }

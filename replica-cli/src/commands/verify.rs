@@ -90,6 +90,9 @@ impl VerifyArgs {
             return Err(error.into());
         }
         let checked = checked.map_err(|error| Failure::of(Status::Failed, &error))?;
+        if checked.files == 0 {
+            return Err(source.empty());
+        }
         let bad = checked
             .findings
             .iter()

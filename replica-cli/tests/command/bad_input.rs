@@ -435,6 +435,57 @@ fn with_json_an_error_is_one_json_object_on_stderr() {
     assert_eq!(ran.stdout, "");
 }
 
+/// A wrong call was told as text, although every error was promised as JSON.
+#[test]
+fn with_json_a_wrong_call_is_one_json_object_too() {
+    for args in [
+        &["restore", "-json", "-txid", "1f", "-o", "x", "y"][..],
+        &["ltx", "-json", "-level", "10", "y"],
+        &["ltx", "verify", "--json"],
+        &["conformance", "-json=true", "-no-such-flag"],
+    ] {
+        let ran = replica(args).ended(2);
+
+        let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert_eq!(error["error"]["exit_status"], 2, "{args:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{args:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    let text = replica(["ltx", "verify"]).ended(2);
+    let value = replica(["ltx", "verify", "-nonsense", "--", "-json"]).ended(2);
+    assert!(text.stderr.starts_with("error: "), "{}", text.stderr);
+    assert!(value.stderr.starts_with("error: "), "{}", value.stderr);
+}
+
+/// To verify an empty replica ended with 1, as if it were bad, where to restore it ended with 3.
+#[test]
+fn a_replica_without_files_is_nothing_to_verify() {
+    let folder = folder();
+    fs::create_dir_all(folder.path().join("ltx")).unwrap();
+    let root = folder.path().to_str().unwrap();
+
+    let ran = replica(["ltx", "verify", root]).ended(3);
+
+    let message = format!("error: no replica at file://{root}: it has no files\n");
+    assert!(ran.stderr.ends_with(&message), "{}", ran.stderr);
+}
+
+/// To inspect a pipe waited for ever for somebody to write to it, deaf to signals.
+#[test]
+fn what_is_no_regular_file_is_refused_before_it_is_opened() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+
+    for command in ["inspect", "verify"] {
+        let ran = replica(["ltx", command, pipe.to_str().unwrap()]).ended(1);
+
+        let message = format!("error: {} is not a regular file\n", pipe.display());
+        assert_eq!(ran.stderr, message);
+    }
+}
+
 /// Runs the command as a user who is not root, for whom permissions count: from a copy, because
 /// the original may be where nobody else can go.
 fn as_nobody(golden: &Golden, args: &[&str]) -> Ran {
