@@ -18,8 +18,9 @@
 //! ```
 //!
 //! That order is the usual one. A time limit belongs next to the store, where no waiting for a
-//! turn counts against it; a retry belongs outside of it, so that a stalled attempt is made again;
-//! and what is verified is what came of all of that.
+//! turn counts against the store; what a turn or the line makes a body wait counts against the
+//! body, which has a limit of its own, [`TimeoutSettings::body`]. A retry belongs outside of both,
+//! so that a stalled attempt is made again; and what is verified is what came of all of that.
 
 mod fingerprint;
 mod limit;

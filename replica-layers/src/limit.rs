@@ -18,6 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// a merge does, and would wait for itself if each of them counted. For the same reason a write
 /// gives its turn up while it waits for its body, which may come from other calls of this client.
 ///
+/// So it does not bound how many writes have begun: each one whose body lets it wait makes room
+/// for the next to begin. And it may have to wait for its turn in the middle: see
+/// [`TimeoutSettings::body`](crate::TimeoutSettings::body).
+///
 /// A future that was polled keeps its turn until it is polled to its end or dropped, so one that
 /// is set aside half done may hold up all others.
 #[derive(Debug)]

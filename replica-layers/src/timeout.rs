@@ -20,6 +20,11 @@ use tokio::time::Instant;
 /// What is slow and gets on is not cut: the limits are on the time without progress. What is
 /// given up ends in an error of kind [`Unavailable`](ErrorKind::Unavailable), and the call or
 /// stream below is dropped, which stops its work (K20).
+///
+/// While a write waits for its body, the limits on the store stand still and the one on the body
+/// runs: [`TimeoutSettings::body`]. The body comes through the layers outside of this one, so what
+/// they make it wait counts there: in [`Limit`](crate::Limit) for a turn, in
+/// [`Throttle`](crate::Throttle) for the line.
 #[derive(Debug)]
 pub struct Timeout<C> {
     client: C,
@@ -32,20 +37,26 @@ pub struct TimeoutSettings {
     /// For an answer: a listing or a file to be opened, a write to begin and, when all of its
     /// body has been taken, to end. A delete has as much for each thousand files or part of it.
     pub call: Duration,
-    /// For the next piece of a body, on either side, and the next file of a listing. A store that
-    /// collects a part of several megabytes before it sends it takes nothing meanwhile: this must
-    /// be more than one part takes.
+    /// For the store to give the next piece of a file or the next file of a listing, and to ask
+    /// for the next piece of a body. A store that collects a part of several megabytes before it
+    /// sends it takes nothing meanwhile: this must be more than one part takes.
     pub stall: Duration,
+    /// For the next piece of a body to be written to come, once the store has asked for it. With
+    /// a `Limit` or a `Throttle` outside of the `Timeout` this must be more than the longest wait
+    /// for a turn or for a piece's share of the line, which only their user knows.
+    pub body: Duration,
     /// For deleting everything, of which nobody knows how much it is.
     pub delete_all: Duration,
 }
 
-/// A minute for an answer and for each piece, and an hour for deleting everything.
+/// A minute for an answer and for each piece of the store's, ten for each piece of a body, and an
+/// hour for deleting everything.
 impl Default for TimeoutSettings {
     fn default() -> TimeoutSettings {
         TimeoutSettings {
             call: Duration::from_secs(60),
             stall: Duration::from_secs(60),
+            body: Duration::from_secs(10 * 60),
             delete_all: Duration::from_secs(60 * 60),
         }
     }
@@ -99,24 +110,33 @@ impl<C: ReplicaClient> ReplicaClient for Timeout<C> {
     }
 
     async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
-        let progress = Progress::new(self.settings.call);
+        let progress = Progress::new(Wait::Answer, self.settings.call);
         let body = progress.watch(body, self.settings);
         let mut write = self.client.write(file, created_at, body);
-        let mut limit = pin!(tokio::time::sleep_until(progress.deadline().0));
+        let mut limit = pin!(tokio::time::sleep_until(progress.now().deadline));
         let written = poll_fn(|context| {
             if let Poll::Ready(result) = write.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
             }
-            let (deadline, _) = progress.deadline();
+            let deadline = progress.now().deadline;
             if limit.deadline() != deadline {
                 limit.as_mut().reset(deadline);
             }
             limit.as_mut().poll(context).map(|()| None)
         });
-        match written.await {
-            Some(result) => result,
-            None => Err(self.no_answer(Op::Write, progress.deadline().1).of(file)),
+        if let Some(result) = written.await {
+            return result;
         }
+        let State { wait, limit, .. } = progress.now();
+        Err(match wait {
+            Wait::Answer => self.no_answer(Op::Write, limit).of(file),
+            Wait::Body => Error::new(
+                ErrorKind::Unavailable,
+                format!("nothing came of the body for {limit:?}"),
+            )
+            .of(file)
+            .during(Op::Write, self.scheme()),
+        })
     }
 
     async fn delete(&self, files: &[FileId]) -> Result<()> {
@@ -162,26 +182,59 @@ fn stalled(limit: Duration) -> Error {
     )
 }
 
-/// Until when a write has to get on, and how long it was given.
+/// What a write waits for, and how long.
 #[derive(Clone)]
-struct Progress(Arc<Mutex<(Instant, Duration)>>);
+struct Progress(Arc<Mutex<State>>);
+
+#[derive(Clone, Copy)]
+struct State {
+    wait: Wait,
+    limit: Duration,
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// For the store.
+    Answer,
+    /// For the body, which the store has asked for more.
+    Body,
+}
 
 /// How much of a body in memory is shown to the store at once: the store takes the next piece
 /// when it is done with this one, and that is progress.
 const PIECE: usize = 64 * 1024;
 
+impl State {
+    fn new(wait: Wait, limit: Duration) -> State {
+        State {
+            wait,
+            limit,
+            deadline: later(limit),
+        }
+    }
+}
+
 impl Progress {
-    fn new(limit: Duration) -> Progress {
-        Progress(Arc::new(Mutex::new((later(limit), limit))))
+    fn new(wait: Wait, limit: Duration) -> Progress {
+        Progress(Arc::new(Mutex::new(State::new(wait, limit))))
     }
 
-    fn deadline(&self) -> (Instant, Duration) {
+    fn now(&self) -> State {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the write another `limit`.
-    fn note(&self, limit: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (later(limit), limit);
+    /// It is the store's turn, which has another `limit`.
+    fn await_answer(&self, limit: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::new(Wait::Answer, limit);
+    }
+
+    /// It is the body's turn, which has another `limit`, unless it was before.
+    fn await_body(&self, limit: Duration) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.wait != Wait::Body {
+            *state = State::new(Wait::Body, limit);
+        }
     }
 
     /// The same body, in pieces; each of them, and its end, is progress.
@@ -191,22 +244,31 @@ impl Progress {
             return body;
         }
         let progress = self.clone();
-        body.map_stream(move |bytes| {
-            let state = (bytes, Bytes::new(), progress.clone());
-            stream::unfold(state, move |(mut bytes, mut chunk, progress)| async move {
-                while chunk.is_empty() {
-                    chunk = match bytes.next().await {
-                        Some(Ok(chunk)) => chunk,
-                        Some(Err(error)) => return Some((Err(error), (bytes, chunk, progress))),
-                        None => {
-                            progress.note(settings.call);
-                            return None;
+        body.map_stream(move |mut bytes| {
+            let (mut chunk, progress) = (Bytes::new(), progress.clone());
+            stream::poll_fn(move |context| {
+                if chunk.is_empty() {
+                    match bytes.poll_next_unpin(context) {
+                        Poll::Ready(Some(Ok(next))) if next.is_empty() => {
+                            // The next one may be empty too, and so on for ever: the limit has
+                            // to be looked at in between.
+                            context.waker().wake_by_ref();
+                            progress.await_body(settings.body);
+                            return Poll::Pending;
                         }
-                    };
+                        Poll::Ready(Some(Ok(next))) => chunk = next,
+                        Poll::Pending => {
+                            progress.await_body(settings.body);
+                            return Poll::Pending;
+                        }
+                        end => {
+                            progress.await_answer(settings.call);
+                            return end;
+                        }
+                    }
                 }
-                progress.note(settings.stall);
-                let piece = chunk.split_to(chunk.len().min(PIECE));
-                Some((Ok(piece), (bytes, chunk, progress)))
+                progress.await_answer(settings.stall);
+                Poll::Ready(Some(Ok(chunk.split_to(chunk.len().min(PIECE)))))
             })
             .boxed()
         })

@@ -1,5 +1,6 @@
 //! What stands still is given up after as long as was said, and what gets on is not.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +9,13 @@ use replica_core::{
     Body, Error, ErrorKind, FileId, Level, Op, ReplicaClient, ReplicaClientExt, Timestamp,
     Timestamps, Txid,
 };
-use replica_layers::{Timeout, TimeoutSettings};
+use replica_layers::{Limit, Timeout, TimeoutSettings};
 use replica_mock::{MockClient, Outcome, file};
 use tokio::time::Instant;
 
 const CALL: Duration = Duration::from_secs(10);
 const STALL: Duration = Duration::from_secs(3);
+const BODY: Duration = Duration::from_secs(30);
 const DELETE_ALL: Duration = Duration::from_secs(100);
 
 fn raw(txid: u64) -> FileId {
@@ -31,6 +33,7 @@ fn setup() -> (MockClient, Timeout<MockClient>) {
     let settings = TimeoutSettings {
         call: CALL,
         stall: STALL,
+        body: BODY,
         delete_all: DELETE_ALL,
     };
     (mock.clone(), Timeout::new(mock, settings))
@@ -210,7 +213,7 @@ async fn a_slow_write_that_gets_on_is_not_cut() {
     let (mock, timeout) = setup();
     let start = Instant::now();
 
-    let body = slow_body(STALL - Duration::from_millis(1));
+    let body = slow_body(BODY - Duration::from_millis(1));
     timeout.write(raw(2), Timestamp::EPOCH, body).await.unwrap();
 
     assert!(start.elapsed() > 2 * CALL);
@@ -244,8 +247,10 @@ async fn a_write_whose_body_stands_still_is_given_up() {
         .write(raw(2), Timestamp::EPOCH, Body::once(100, half.boxed()))
         .await;
 
-    assert_given_up(written.unwrap_err(), Op::Write);
-    assert_eq!(start.elapsed(), STALL);
+    let error = written.unwrap_err();
+    assert_eq!(error.message(), "nothing came of the body for 30s");
+    assert_given_up(error, Op::Write);
+    assert_eq!(start.elapsed(), BODY);
     assert_eq!(mock.files(), [raw(1)]);
 }
 
@@ -298,7 +303,49 @@ async fn empty_chunks_are_no_progress() {
         .await;
 
     assert_given_up(written.unwrap_err(), Op::Write);
-    assert_eq!(start.elapsed(), CALL);
+    assert_eq!(start.elapsed(), BODY);
+}
+
+#[tokio::test]
+async fn endless_empty_chunks_are_given_up() {
+    // A body that gave empty chunks without a pause was asked for the next one in a loop that
+    // nothing ended, and no limit was looked at again.
+    let settings = TimeoutSettings {
+        body: Duration::from_millis(20),
+        ..TimeoutSettings::default()
+    };
+    let timeout = Timeout::new(MockClient::new(), settings);
+    let nothing = stream::repeat_with(|| Ok(Bytes::new()));
+
+    let written = timeout
+        .write(raw(2), Timestamp::EPOCH, Body::once(None, nothing.boxed()))
+        .await;
+
+    assert_given_up(written.unwrap_err(), Op::Write);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_waits_for_its_turn_is_not_cut() {
+    // A write gave its turn up while it waited for its body, and another call took it for longer
+    // than the store may take to answer: the wait for the turn was counted as the store's.
+    let (mock, timeout) = setup();
+    mock.on(Op::Delete).delay(CALL - Duration::from_millis(1));
+    let client = Limit::new(timeout, NonZeroUsize::MIN);
+    let start = Instant::now();
+
+    let delete = async {
+        tokio::time::sleep(STALL / 6).await;
+        client.delete(&[raw(9)]).await
+    };
+    let body = slow_body(STALL / 3);
+    let write = client.write(raw(2), Timestamp::EPOCH, body);
+    let (written, deleted) = futures::future::join(write, delete).await;
+
+    written.unwrap();
+    deleted.unwrap();
+    assert!(start.elapsed() > CALL + STALL);
+    assert_eq!(mock.content(raw(2)).unwrap(), content());
+    mock.assert_faults_used();
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,6 +367,7 @@ async fn endless_limits_are_taken() {
     let settings = TimeoutSettings {
         call: Duration::MAX,
         stall: Duration::MAX,
+        body: Duration::MAX,
         delete_all: Duration::MAX,
     };
     let timeout = Timeout::new(mock, settings);

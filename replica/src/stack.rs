@@ -8,7 +8,8 @@ use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
 /// `client` with the layers around it that every replica is opened with, in the canonical order.
 ///
 /// From the store outwards that order is `Timeout`, `Limit`, `Throttle`, `Retry`, `Verify`: time
-/// limits are next to the store, where no waiting of our own counts against them; a retry is
+/// limits are next to the store, where no waiting of our own counts against the store, and only
+/// what `Limit` and `Throttle` make a body wait counts against the limit on the body; a retry is
 /// outside of them, so that an attempt that stalls is made again; and what is verified is what
 /// came of all of that.
 ///
