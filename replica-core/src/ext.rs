@@ -31,6 +31,12 @@ pub trait ReplicaClientExt: ReplicaClient {
     /// make a restore apply the wrong transactions. The header is read ahead, the rest is
     /// streamed.
     ///
+    /// The header is read before any client sees the body, however many layers this one has: no
+    /// layer's time limit applies to it, and no layer tries it again. A body that may stand still
+    /// needs a limit of its own until it has given the header, and an error of the body's, of
+    /// whatever kind, is returned at once. A body that can be opened again is opened once more
+    /// for the header.
+    ///
     /// # Errors
     ///
     /// [`Invalid`](ErrorKind::Invalid), before anything is sent, for a body that does not begin
@@ -75,7 +81,8 @@ mod tests {
     use crate::{ByteStream, Capabilities, FileStream, Timestamp, TxidRange, listing};
     use futures::executor::block_on;
     use std::error::Error as _;
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     /// Remembers what it was asked to write, and has one file of three chunks.
     #[derive(Debug, Default)]
@@ -184,6 +191,28 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_body_that_fails_before_its_header_ends_is_not_opened_again() {
+        // Callers took it for granted that a layer which tries writes again covers the header.
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let body = Body::reopenable(None, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { Err(Error::new(ErrorKind::Unavailable, "the source is busy")) }
+        });
+        let client = Recorder::default();
+
+        let error = block_on(client.write_ltx(file(7), body)).unwrap_err();
+
+        assert!(error.is_transient());
+        assert_eq!(
+            (error.files(), error.op()),
+            (&[file(7)][..], Some(Op::Write))
+        );
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+        assert!(client.0.lock().unwrap().is_empty());
     }
 
     #[test]
