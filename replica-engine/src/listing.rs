@@ -131,9 +131,17 @@ impl Known {
     }
 }
 
+/// Lists one level after another, from the lowest.
+///
+/// A replicator may compact meanwhile: it writes to a higher level, and then deletes from the lower
+/// one. What it has deleted before its level was listed is seen in the higher one, which is listed
+/// later. In another order it would be seen in neither, and the latest state be silently older.
 async fn list(client: &dyn ReplicaClient, timestamps: Timestamps) -> Result<Vec<FileInfo>> {
-    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
-    Ok(futures::future::try_join_all(levels).await?.concat())
+    let mut files = Vec::new();
+    for level in Level::ALL {
+        files.extend(client.list_all(level, Txid::FIRST, timestamps).await?);
+    }
+    Ok(files)
 }
 
 /// The files whose headers tell whether the listed times are good for a decision about `time`, or

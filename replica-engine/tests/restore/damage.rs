@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use ltx::{Checksum, DatabaseChecksum, Pgno};
 use replica_core::{
     Body, ByteRange, ByteStream, Capabilities, ErrorKind, FileId, FileInfo, FileStream, Level, Op,
-    ReplicaClient, Result, Timestamp, Timestamps, Txid,
+    ReplicaClient, ReplicaClientExt, Result, Timestamp, Timestamps, Txid,
 };
 use replica_engine::{Damage, Fault, PlanError, Progress, RestoreError, Target, restore};
 use replica_mock::{MockClient, file};
@@ -628,5 +628,73 @@ async fn a_store_that_sends_more_than_it_was_asked_for_is_an_error() {
             .to_string()
             .contains("the store sent more than bytes 0..65536"),
         "{error}"
+    );
+}
+
+/// A store whose level 0 is slow to list, and whose level 0 is compacted into level 1 as soon as
+/// that has been listed.
+#[derive(Debug)]
+struct Compacted(MockClient);
+
+#[replica_core::async_trait]
+impl ReplicaClient for Compacted {
+    fn scheme(&self) -> &'static str {
+        self.0.scheme()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn list(&self, level: Level, from: Txid, times: Timestamps) -> Result<FileStream> {
+        let compacted = file(1, 2..=3);
+        if level == Level::RAW {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let listed = self.0.list_all(level, from, times).await?;
+        if level == compacted.level {
+            Made::new(compacted, 2, &[(1, 2), (2, 3)]).put(&self.0);
+            self.0.delete(&[file(0, 2..=2), file(0, 3..=3)]).await?;
+        }
+        Ok(replica_core::listing(listed, from))
+    }
+
+    async fn open(&self, file: FileId, range: ByteRange) -> Result<ByteStream> {
+        self.0.open(file, range).await
+    }
+
+    async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
+        self.0.write(file, created_at, body).await
+    }
+
+    async fn delete(&self, files: &[FileId]) -> Result<()> {
+        self.0.delete(files).await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.0.delete_all().await
+    }
+}
+
+/// All levels were listed at once. A compaction between two of them hid its transactions: level 1
+/// did not have them yet, and level 0 no longer. The database was silently older.
+#[tokio::test]
+async fn a_compaction_during_the_listing_hides_no_transactions() {
+    let (replica, states) = small();
+    let output = Output::new();
+
+    let restored = restore(
+        Arc::new(Compacted(replica)),
+        &output.options(Target::Latest),
+        |_| {},
+    )
+    .await
+    .unwrap();
+
+    assert_eq!(
+        (restored.txid, output.content()),
+        (txid(3), states[2].clone())
     );
 }
