@@ -257,6 +257,8 @@ mod tests {
         assert_eq!(second, file);
     }
 
+    /// The root's own entry was once left to the process that had made it, which may not have come
+    /// that far: a write returned, and a crash took the replica.
     #[tokio::test]
     async fn folders_that_another_process_has_just_made_are_synced_too() {
         let (dir, client, trace) = traced();
@@ -265,9 +267,44 @@ mod tests {
         write(&client, b"first").await.unwrap();
 
         assert_eq!(
-            trace.take()[..3],
-            ["fsync db", "fsync db/ltx", "create db/ltx/0/TEMP"]
+            trace.take()[..4],
+            [
+                "fsync .",
+                "fsync db",
+                "fsync db/ltx",
+                "create db/ltx/0/TEMP"
+            ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_folder_above_the_root_that_another_process_has_just_made_is_synced_too() {
+        let (dir, _, trace) = traced();
+        fs::create_dir(dir.path().join("db")).unwrap();
+        let client = FileClient::new(dir.path().join("db/app"));
+
+        write(&client, b"first").await.unwrap();
+
+        assert_eq!(
+            trace.take()[..4],
+            ["fsync .", "mkdir db/app", "chmod db/app", "fsync db"]
+        );
+    }
+
+    /// As above, where the other process was faster by a moment.
+    #[test]
+    fn a_root_that_another_process_makes_at_the_same_time_is_synced_too() {
+        let (dir, client, trace) = traced();
+        let runtime = Runtime::new().unwrap();
+
+        trace.hold("mkdir db");
+        let writing = runtime.spawn(async move { write(&client, b"new").await });
+        trace.wait_until_held();
+        fs::create_dir(dir.path().join("db")).unwrap();
+        trace.heal();
+        runtime.block_on(writing).unwrap().unwrap();
+
+        assert_eq!(trace.take()[..3], ["mkdir db", "fsync .", "mkdir db/ltx"]);
     }
 
     #[tokio::test]
@@ -295,7 +332,7 @@ mod tests {
 
         write(&client, b"second").await.unwrap();
 
-        assert_eq!(trace.take()[..2], ["fsync db", "fsync db/ltx"]);
+        assert_eq!(trace.take()[..3], ["fsync .", "fsync db", "fsync db/ltx"]);
     }
 
     #[tokio::test]

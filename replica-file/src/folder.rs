@@ -69,30 +69,47 @@ impl Folder {
     }
 
     /// Opens the root of a replica, and makes it and what is missing above it: each new folder
-    /// has the permissions `mode` and is synced into its parent. `None` where it was deleted
-    /// again meanwhile.
+    /// has the permissions `mode`. `None` where it was deleted again meanwhile.
+    ///
+    /// Each folder is synced into its parent, whoever made it: whoever did may not have come that
+    /// far. That goes for the lowest of those that were there, too, but not for those above it,
+    /// because nobody makes a folder in one that is not synced yet.
     pub(crate) fn make_root(path: &Path, mode: Mode) -> Result<Option<Folder>> {
         let mut missing = Vec::new();
         for folder in path.ancestors() {
-            if Folder::open_root(folder)?.is_some() {
+            if let Some(found) = Folder::open_root(folder)? {
+                found.sync_into_parent_if_permitted()?;
                 break;
             }
             missing.push(folder);
         }
         for folder in missing.into_iter().rev() {
-            match sys::make_folder(folder, mode) {
-                Ok(()) => {}
+            let is_ours = match sys::make_folder(folder, mode) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(classify("make the folder", folder, error)),
-            }
+            };
             let Some(made) = Folder::open_root(folder)? else {
                 return Ok(None);
             };
-            made.set_mode(mode)?;
-            made.parent()?.sync()?;
+            if is_ours {
+                made.set_mode(mode)?;
+                made.parent()?.sync()?;
+            } else {
+                made.sync_into_parent_if_permitted()?;
+            }
         }
         Folder::open_root(path)
+    }
+
+    /// Writes the entry of this folder, which someone else has made, to the disk. A parent that
+    /// we may not read, or on a file system that is mounted read-only, is left to them.
+    fn sync_into_parent_if_permitted(&self) -> Result<()> {
+        match self.parent().and_then(|parent| parent.sync()) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+            result => result,
+        }
     }
 
     /// Opens the folder `name` in this one. `None` where there is none.

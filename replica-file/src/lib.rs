@@ -31,8 +31,9 @@
 //!
 //! A file is written under a temporary name in its level's folder, given its permissions and its
 //! time, synced, and renamed; then the folder is synced, and at a client's first write to a
-//! level also each folder above it as far as the root, and the parent of each folder that it
-//! made. Where that fails the error says so, and the write may or may not survive a crash.
+//! level also each folder above it as far as the root's parent, and the parent of each folder that
+//! it made. Where that fails the error says so, and the write may or may not survive a crash. A
+//! parent of folders that others made is left to them where permissions forbid to open it.
 //!
 //! The temporary file is locked (`flock`) as long as its writer lives. One whose writer is dead is
 //! removed by the next client that writes to the level for the first time; the files of another

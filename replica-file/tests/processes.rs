@@ -330,6 +330,16 @@ async fn meet_permissions(root: PathBuf) {
     let error = below.write(file(1), Timestamp::EPOCH, body).await.err();
     denied(error, &parent.join("db"));
 
+    // A root that someone else has made in a folder that can't be read.
+    let parent = root.join("unreadable");
+    fs::create_dir_all(parent.join("db")).expect("the folder is ours");
+    set_mode(&parent, 0o300);
+    let below = FileClient::new(parent.join("db"));
+    let body = Body::from(Vec::new());
+    let written = below.write(file(1), Timestamp::EPOCH, body).await;
+    written.expect("the root itself can be written to");
+    set_mode(&parent, 0o700);
+
     set_mode(&level, 0o700);
     client.delete_all().await.expect("the folder is ours again");
 }
