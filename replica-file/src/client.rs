@@ -670,6 +670,41 @@ mod tests {
         );
     }
 
+    /// NFS without its lock daemon says ENOLCK, which once failed every write.
+    #[tokio::test]
+    async fn a_file_system_without_locks_can_be_written_to() {
+        for errno in [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP, Errno::INVAL] {
+            let (dir, client, trace) = traced();
+            trace.fail("lock", errno);
+
+            write(&client, b"new").await.unwrap();
+
+            assert_eq!(names(&dir), [NAME], "{errno}");
+        }
+    }
+
+    /// A failed sync was once told without its files: a retry of those that were named succeeded,
+    /// and a crash brought the others back.
+    #[tokio::test]
+    async fn a_deletion_that_can_not_be_synced_names_the_files_of_its_level() {
+        let (_dir, client, trace) = traced();
+        let [first, second, other] =
+            [(1, Level::RAW), (2, Level::RAW), (1, Level::SNAPSHOT)].map(|(txid, level)| FileId {
+                level,
+                txids: TxidRange::single(Txid::new(txid).unwrap()),
+            });
+        for file in [first, second, other] {
+            let body = Body::from(Vec::new());
+            client.write(file, Timestamp::EPOCH, body).await.unwrap();
+        }
+        trace.fail(&format!("unlink db/ltx/{second}"), Errno::PERM);
+        trace.fail("fsync db/ltx/0", Errno::IO);
+
+        let error = client.delete(&[first, second, other]).await.unwrap_err();
+
+        assert_eq!(error.files(), [first, second]);
+    }
+
     #[tokio::test]
     async fn a_file_that_can_not_be_deleted_is_named_and_the_others_are_gone() {
         let (dir, client, trace) = traced();

@@ -44,13 +44,13 @@ pub(crate) fn delete(root: &Root, mut files: Vec<FileId>, caller: &Caller) -> Re
             }
         }
         if let Err(error) = folder.sync() {
-            failed.add(&[], error);
+            failed.add(files, error);
         }
     }
     failed.into_result()
 }
 
-/// The files that could not be deleted, and why the first of them could not.
+/// The files that could not be deleted, or not for good, and why the first of them could not.
 #[derive(Default)]
 struct Failed {
     files: Vec<FileId>,
@@ -63,7 +63,10 @@ impl Failed {
         self.first.get_or_insert(error);
     }
 
-    fn into_result(self) -> Result<()> {
+    fn into_result(mut self) -> Result<()> {
+        // One that could not be deleted is named again where its folder could not be synced.
+        self.files.sort_unstable();
+        self.files.dedup();
         self.first
             .map_or(Ok(()), |error| Err(error.of_files(self.files)))
     }

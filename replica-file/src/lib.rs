@@ -37,7 +37,8 @@
 //!
 //! The temporary file is locked (`flock`) as long as its writer lives. One whose writer is dead is
 //! removed by the next client that writes to the level for the first time; the files of another
-//! machine, whose locks may not be visible here, only when they have been untouched for a day. So
+//! machine, whose locks may not be visible here, and those on a file system without locks, only
+//! when they have been untouched for a day. So
 //! a folder may be shared between processes, and between machines where the file system allows
 //! it.
 //!

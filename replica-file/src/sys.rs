@@ -216,11 +216,22 @@ pub(crate) enum Lock {
 
 /// Locks `file` for as long as it is open, without waiting.
 pub(crate) fn lock(file: impl AsFd) -> io::Result<Lock> {
-    observed!("lock", file.as_fd(), None);
-    match retry_on_intr(|| fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+    match try_lock(file.as_fd()) {
         Ok(()) => Ok(Lock::Taken),
-        Err(Errno::WOULDBLOCK) => Ok(Lock::Refused),
-        Err(Errno::NOSYS | Errno::NOTSUP | Errno::INVAL) => Ok(Lock::Unsupported),
-        Err(errno) => Err(errno.into()),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::WOULDBLOCK) => Ok(Lock::Refused),
+            // The last is what NFS says without its lock daemon.
+            Some(Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::NOLCK) => {
+                Ok(Lock::Unsupported)
+            }
+            _ => Err(error),
+        },
     }
+}
+
+fn try_lock(file: BorrowedFd<'_>) -> io::Result<()> {
+    observed!("lock", file, None);
+    Ok(retry_on_intr(|| {
+        fs::flock(file, FlockOperation::NonBlockingLockExclusive)
+    })?)
 }

@@ -131,11 +131,18 @@ fn remove_if_left_over(folder: &Folder, name: TemporaryName, now: i64) -> io::Re
     let text = name.to_string();
     let fd = sys::open_entry(folder.as_fd(), text.as_str(), OFlags::RDWR)?;
     let meta = sys::meta(&fd)?;
-    let may_be_left_over = meta.kind == FileType::RegularFile
-        && (name.is_of_this_boot() || now.saturating_sub(meta.changed) > FOREIGN_AGE_SECS);
+    let is_old = now.saturating_sub(meta.changed) > FOREIGN_AGE_SECS;
+    if meta.kind != FileType::RegularFile || !(name.is_of_this_boot() || is_old) {
+        return Ok(false);
+    }
     // The lock also keeps away a writer that has made the file and not locked it yet: it finds
-    // its file locked or gone, and takes another name.
-    if !may_be_left_over || sys::lock(&fd)? != Lock::Taken {
+    // its file locked or gone, and takes another name. Without locks only its age tells.
+    let is_left_over = match sys::lock(&fd)? {
+        Lock::Taken => true,
+        Lock::Refused => false,
+        Lock::Unsupported => is_old,
+    };
+    if !is_left_over {
         return Ok(false);
     }
     sys::unlink(folder.as_fd(), text.as_str())?;
@@ -222,6 +229,20 @@ mod tests {
 
         assert_eq!(sweep_at(dir.path(), now), 2);
         assert_eq!(sweep_at(dir.path(), now + FOREIGN_AGE_SECS), 2);
+        assert_eq!(sweep_at(dir.path(), now + FOREIGN_AGE_SECS + 2), 0);
+    }
+
+    /// Such a file once stayed for ever, because it could never be locked.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_on_a_file_system_without_locks_is_swept_when_it_is_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let trace = crate::trace::Trace::of(&dir.path().canonicalize().unwrap());
+        trace.fail("lock", rustix::io::Errno::NOTSUP);
+        drop(put(dir.path(), name()));
+        let now = now(dir.path());
+
+        assert_eq!(sweep_at(dir.path(), now + FOREIGN_AGE_SECS), 1);
         assert_eq!(sweep_at(dir.path(), now + FOREIGN_AGE_SECS + 2), 0);
     }
 
