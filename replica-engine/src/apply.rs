@@ -255,7 +255,7 @@ impl Assembly {
         Damage::new(self.file.id, fault)
     }
 
-    fn begin(&mut self, header: Header) -> Result<(), Damage> {
+    pub(crate) fn begin(&mut self, header: Header) -> Result<(), Damage> {
         check_name(self.file.id, &header)?;
         let misdated = |time| time <= header.timestamp();
         if self.before.is_some_and(misdated) {
@@ -292,7 +292,15 @@ impl Assembly {
         Ok(())
     }
 
-    fn page(&mut self, pgno: Pgno) {
+    /// Takes a file that has all pages of the database.
+    pub(crate) fn whole(&mut self, header: Header, trailer: Trailer) -> Result<(), Damage> {
+        self.begin(header)?;
+        self.next_new = u64::from(header.commit()) + 1;
+        self.end(trailer);
+        Ok(())
+    }
+
+    pub(crate) fn page(&mut self, pgno: Pgno) {
         let number = u64::from(pgno.get());
         if number >= self.next_new {
             self.skip_to(number);
@@ -302,7 +310,7 @@ impl Assembly {
         }
     }
 
-    fn end(&mut self, trailer: Trailer) {
+    pub(crate) fn end(&mut self, trailer: Trailer) {
         let commit = self.header.map_or(0, |header| header.commit());
         self.skip_to(u64::from(commit) + 1);
         self.commit = commit;
@@ -326,7 +334,7 @@ impl Assembly {
         self.missing.add(self.next_new, number, self.file.id);
     }
 
-    fn finish(self) -> Result<(Applied, End), Damage> {
+    pub(crate) fn finish(self) -> Result<(Applied, End), Damage> {
         if let Some((pgno, file)) = self.missing.first() {
             return Err(Damage::new(file, Fault::MissingPage { pgno }));
         }
@@ -393,7 +401,7 @@ struct Batch {
 
 /// What the database must be once all batches are written.
 #[derive(Clone, Copy)]
-struct End {
+pub(crate) struct End {
     /// The file that applied last.
     file: FileId,
     page_size: PageSize,

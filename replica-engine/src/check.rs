@@ -11,16 +11,20 @@ use replica_core::{
     FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
 };
 
+use crate::apply::Assembly;
 use crate::damage::{ReadFailure, check_name};
 use crate::fetch::{Follows, pieces};
 use crate::plan::restore_points;
 use crate::restore::run_blocking;
-use crate::{Damage, PlanError, RestorePlan, Target};
+use crate::{Damage, Fault, PlanError, RestorePlan, Target};
 
 /// How many files are read at a time.
 const FILES: usize = 4;
 /// How many bytes of each of them are fetched before they are needed.
 const AHEAD: u64 = 4 * 1024 * 1024;
+
+/// How often files are looked at again, because some were deleted meanwhile or don't fit together.
+const ROUNDS_MAX: u32 = 32;
 
 /// Something that is wrong with a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,8 +154,7 @@ pub async fn check(
         Some(_) => Timestamps::Exact,
         None => Timestamps::Fast,
     };
-    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
-    let listed = futures::future::try_join_all(levels).await?.concat();
+    let mut listed = list(&*client, timestamps).await?;
     let bytes = listed.iter().map(|file| file.size).sum();
     let files = listed.len();
     progress(CheckProgress::Listed { files, bytes });
@@ -163,26 +166,73 @@ pub async fn check(
     for finding in arrangement(&listed) {
         findings.add(finding);
     }
-    let mut sound = Vec::new();
-    let mut reads = stream::iter(listed.iter().copied())
-        .map(|file| {
-            let client = Arc::clone(&client);
-            async move { (file, verify(client, file, AHEAD).await) }
-        })
-        .buffered(FILES);
-    while let Some((file, read)) = reads.next().await {
-        match read {
-            Ok(read) => sound.push((file, read.header)),
-            Err(ReadFailure::Damaged(damage)) => findings.add(damage.into()),
-            Err(ReadFailure::Store(error)) => return Err(error),
+    let mut sound: Vec<(FileInfo, Sound)> = Vec::new();
+    let mut unread = listed.clone();
+    for round in 1.. {
+        let mut gone = Vec::new();
+        let mut reads = stream::iter(std::mem::take(&mut unread))
+            .map(|file| {
+                let client = Arc::clone(&client);
+                async move { (file, verify(client, file, AHEAD).await) }
+            })
+            .buffered(FILES);
+        while let Some((file, read)) = reads.next().await {
+            match read {
+                Ok(read) => sound.push((file, read)),
+                Err(ReadFailure::Damaged(damage)) if damage.fault == Fault::Missing => {
+                    gone.push(file);
+                }
+                Err(ReadFailure::Damaged(damage)) => findings.add(damage.into()),
+                Err(ReadFailure::Store(error)) => return Err(error),
+            }
+            (findings.progress)(CheckProgress::Read(file));
         }
-        (findings.progress)(CheckProgress::Read(file));
+        drop(reads);
+        for finding in other_sizes(&mut sound) {
+            findings.add(finding);
+        }
+        if gone.is_empty() {
+            match assemble(&client, &listed, &sound).await {
+                Ok(()) => break,
+                Err(ReadFailure::Damaged(damage)) => {
+                    sound.retain(|(file, _)| file.id != damage.file);
+                    if damage.fault == Fault::Missing {
+                        gone.extend(listed.iter().filter(|file| file.id == damage.file));
+                    } else {
+                        findings.add(damage.into());
+                    }
+                }
+                Err(ReadFailure::Store(error)) => return Err(error),
+            }
+        }
+        if !gone.is_empty() {
+            let now = list(&*client, timestamps).await?;
+            for file in gone {
+                let deleted = now.iter().all(|there| there.id != file.id);
+                if deleted && covered(file.id, &now) {
+                    // What was compacted may be deleted at any time.
+                    listed.retain(|listed| listed.id != file.id);
+                    let held = |there: &&FileInfo| overlap(there.id, file.id);
+                    for there in now.iter().filter(held) {
+                        if listed.iter().all(|listed| listed.id != there.id) {
+                            listed.push(*there);
+                            unread.push(*there);
+                        }
+                    }
+                } else {
+                    findings.add(Damage::new(file.id, Fault::Missing).into());
+                }
+            }
+        }
+        if round == ROUNDS_MAX {
+            break;
+        }
     }
-    drop(reads);
+    let sound: Vec<(FileInfo, Header)> = sound
+        .into_iter()
+        .map(|(file, sound)| (file, sound.header))
+        .collect();
 
-    for finding in other_sizes(&mut sound) {
-        findings.add(finding);
-    }
     if let Some(resolution) = client.capabilities().timestamp_resolution {
         let resolution = i64::try_from(resolution.as_millis())
             .unwrap_or(i64::MAX)
@@ -197,11 +247,7 @@ pub async fn check(
             ..*file
         })
         .collect();
-    let latest = match listed.iter().map(|file| file.id.txids.max()).max() {
-        Some(last) => Target::Txid(last),
-        None => Target::Latest,
-    };
-    if let Err(error) = RestorePlan::new(latest, &dated) {
+    if let Err(error) = RestorePlan::new(latest(&listed), &dated) {
         findings.add(Finding::Unrestorable(error));
     }
     let points = restore_points(&dated);
@@ -211,11 +257,81 @@ pub async fn check(
         .map(point)
         .zip(points.last_key_value().map(point));
     Ok(Checked {
-        files,
-        bytes,
+        files: listed.len(),
+        bytes: listed.iter().map(|file| file.size).sum(),
         restorable,
         findings: findings.all,
     })
+}
+
+async fn list(
+    client: &dyn ReplicaClient,
+    timestamps: Timestamps,
+) -> replica_core::Result<Vec<FileInfo>> {
+    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
+    Ok(futures::future::try_join_all(levels).await?.concat())
+}
+
+fn latest(listed: &[FileInfo]) -> Target {
+    match listed.iter().map(|file| file.id.txids.max()).max() {
+        Some(last) => Target::Txid(last),
+        None => Target::Latest,
+    }
+}
+
+fn overlap(one: FileId, other: FileId) -> bool {
+    one.txids.min() <= other.txids.max() && other.txids.min() <= one.txids.max()
+}
+
+/// Whether `files` hold all transactions of `gone`.
+fn covered(gone: FileId, files: &[FileInfo]) -> bool {
+    let mut next = gone.txids.min();
+    loop {
+        let holding = files.iter().map(|file| file.id.txids);
+        let furthest = holding
+            .map(|txids| (txids.min(), txids.max()))
+            .filter(|(min, max)| *min <= next && next <= *max)
+            .map(|(_, max)| max)
+            .max();
+        match furthest {
+            None => return false,
+            Some(last) if last >= gone.txids.max() => return true,
+            Some(last) => match last.next() {
+                Some(after) => next = after,
+                None => return true,
+            },
+        }
+    }
+}
+
+/// Holds the files of the latest state against the rules that a restore holds them against.
+///
+/// The first one has all pages, or it would not be sound; the others are read again for theirs.
+async fn assemble(
+    client: &Arc<dyn ReplicaClient>,
+    listed: &[FileInfo],
+    sound: &[(FileInfo, Sound)],
+) -> Result<(), ReadFailure> {
+    let files: Vec<FileInfo> = sound.iter().map(|(file, _)| *file).collect();
+    let Ok(plan) = RestorePlan::new(latest(listed), &files) else {
+        return Ok(());
+    };
+    let facts = |id: FileId| sound.iter().find(|(file, _)| file.id == id);
+    let ends = (plan.needed().first(), plan.needed().last());
+    let (Some((_, first)), Some((_, last))) = (
+        ends.0.and_then(|file| facts(file.id)),
+        ends.1.and_then(|file| facts(file.id)),
+    ) else {
+        return Ok(());
+    };
+    let mut assembly = Assembly::new(plan.needed(), None, last.header.commit());
+    assembly.whole(first.header, first.trailer)?;
+    for file in plan.needed().iter().skip(1) {
+        let (_, read) = read(Arc::clone(client), *file, AHEAD, Some(assembly)).await?;
+        assembly = read.expect("it comes back from where it was sent");
+    }
+    assembly.finish()?;
+    Ok(())
 }
 
 /// Reads one LTX file from `source` to its end.
@@ -247,11 +363,22 @@ pub(crate) async fn verify(
     file: FileInfo,
     ahead: u64,
 ) -> Result<Sound, ReadFailure> {
+    Ok(read(client, file, ahead, None).await?.0)
+}
+
+/// Reads one file of a replica to its end, and shows it to `assembly`.
+async fn read(
+    client: Arc<dyn ReplicaClient>,
+    file: FileInfo,
+    ahead: u64,
+    assembly: Option<Assembly>,
+) -> Result<(Sound, Option<Assembly>), ReadFailure> {
     let mut reading = Reading {
         file: file.id,
         decoder: Decoder::new(),
         page: vec![0; PageSize::MAX.bytes()],
         pages: 0,
+        assembly,
     };
     let mut pieces = std::pin::pin!(pieces(client, vec![file], ahead));
     while let Some(piece) = pieces.next().await {
@@ -270,11 +397,15 @@ pub(crate) async fn verify(
         .decoder
         .header()
         .expect("a file that is whole has a header");
-    Ok(Sound {
+    if let Some(assembly) = &mut reading.assembly {
+        assembly.end(trailer);
+    }
+    let sound = Sound {
         header,
         trailer,
         pages: reading.pages,
-    })
+    };
+    Ok((sound, reading.assembly))
 }
 
 /// A file that is being verified.
@@ -283,6 +414,7 @@ struct Reading {
     decoder: Decoder,
     page: Vec<u8>,
     pages: u64,
+    assembly: Option<Assembly>,
 }
 
 impl Reading {
@@ -293,8 +425,18 @@ impl Reading {
                 let step = self.decoder.decode(&mut input, &mut self.page);
                 match step.map_err(|error| Damage::new(self.file, error))? {
                     Step::NeedInput => break,
-                    Step::Header(header) => check_name(self.file, &header)?,
-                    Step::Page(_) => self.pages += 1,
+                    Step::Header(header) => {
+                        check_name(self.file, &header)?;
+                        if let Some(assembly) = &mut self.assembly {
+                            assembly.begin(header)?;
+                        }
+                    }
+                    Step::Page(pgno) => {
+                        self.pages += 1;
+                        if let Some(assembly) = &mut self.assembly {
+                            assembly.page(pgno);
+                        }
+                    }
                 }
             }
         }
@@ -354,20 +496,20 @@ fn arrangement(listed: &[FileInfo]) -> Vec<Finding> {
 }
 
 /// Takes out the files that have pages of another size than most.
-fn other_sizes(sound: &mut Vec<(FileInfo, Header)>) -> Vec<Finding> {
+fn other_sizes(sound: &mut Vec<(FileInfo, Sound)>) -> Vec<Finding> {
     let mut counts = BTreeMap::new();
-    for (_, header) in sound.iter() {
-        *counts.entry(header.page_size()).or_insert(0) += 1;
+    for (_, sound) in sound.iter() {
+        *counts.entry(sound.header.page_size()).or_insert(0) += 1;
     }
     let most = counts.into_iter().max_by_key(|(_, count)| *count);
     let Some((expected, _)) = most else {
         return Vec::new();
     };
-    let others = sound.extract_if(.., |(_, header)| header.page_size() != expected);
+    let others = sound.extract_if(.., |(_, sound)| sound.header.page_size() != expected);
     others
-        .map(|(file, header)| Finding::PageSize {
+        .map(|(file, sound)| Finding::PageSize {
             file: file.id,
-            found: header.page_size(),
+            found: sound.header.page_size(),
             expected,
         })
         .collect()

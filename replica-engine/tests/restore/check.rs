@@ -280,6 +280,74 @@ async fn lost_times_are_told_once() {
     }
 }
 
+/// "All sound, restorable to 4", and the restore failed: the check looked at each file by itself,
+/// and a restore at what lies between them too.
+#[tokio::test]
+async fn files_that_do_not_fit_together_are_found() {
+    let (replica, _) = small();
+    Made::new(file(0, 4..=4), 4, &[(4, 4)]).put(&replica);
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(_)] => {
+            assert_eq!(damage.file, file(0, 4..=4));
+            assert!(
+                matches!(damage.fault, Fault::MissingPage { .. }),
+                "{damage}"
+            );
+        }
+        findings => panic!("{findings:?}"),
+    }
+    assert_eq!(checked.restorable.unwrap().1.txid, txid(3));
+}
+
+/// A live replica was reported as bad: its replicator had compacted and deleted files between the
+/// moment they were listed and the moment they were read.
+#[tokio::test]
+async fn what_is_compacted_and_deleted_meanwhile_is_no_finding() {
+    let (replica, _) = small();
+    let replicator = replica.clone();
+
+    let checked = check(Arc::new(replica), |progress| {
+        if matches!(progress, CheckProgress::Listed { .. }) {
+            Made::new(file(1, 2..=4), 2, &[(1, 4), (2, 4)]).put(&replicator);
+            replicator.remove(file(0, 2..=2));
+            replicator.remove(file(0, 3..=3));
+        }
+    })
+    .await
+    .unwrap();
+
+    assert_eq!(checked.findings, []);
+    assert_eq!(checked.files, 2);
+    assert_eq!(checked.restorable.unwrap().1.txid, txid(4));
+}
+
+#[tokio::test]
+async fn what_is_deleted_meanwhile_and_in_no_other_file_is_found() {
+    let (replica, _) = small();
+    let replicator = replica.clone();
+
+    let checked = check(Arc::new(replica), |progress| {
+        if matches!(progress, CheckProgress::Listed { .. }) {
+            replicator.remove(file(0, 3..=3));
+        }
+    })
+    .await
+    .unwrap();
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(_)] => {
+            assert_eq!(
+                (damage.file, &damage.fault),
+                (file(0, 3..=3), &Fault::Missing)
+            );
+        }
+        findings => panic!("{findings:?}"),
+    }
+}
+
 #[tokio::test]
 async fn an_empty_replica_is_a_finding() {
     check_finds(
