@@ -135,7 +135,7 @@ impl FrameWalk {
             let Some(size) = frame.get(self.walked..end) else {
                 return Ok(FrameEnd::AtLeast(end));
             };
-            match BlockSize::parse(size, self.page_size)? {
+            match BlockSize::parse(size)? {
                 BlockSize::End => {
                     return Ok(FrameEnd::At(
                         end + 4 * usize::from(descriptor.content_checksum),
@@ -170,7 +170,7 @@ pub(crate) fn decompress_frame(
     };
     let mut filled = 0;
     loop {
-        let (len, compressed) = match BlockSize::parse(take(4)?, page_size)? {
+        let (len, compressed) = match BlockSize::parse(take(4)?)? {
             BlockSize::End => break,
             BlockSize::Compressed(len) => (len, true),
             BlockSize::Plain(len) => (len, false),
@@ -277,7 +277,7 @@ enum BlockSize {
 }
 
 impl BlockSize {
-    fn parse(bytes: &[u8], page_size: PageSize) -> Result<BlockSize, CompressionFault> {
+    fn parse(bytes: &[u8]) -> Result<BlockSize, CompressionFault> {
         let size = match bytes.try_into() {
             Ok(bytes) => u32::from_le_bytes(bytes),
             Err(_) => return Err(CompressionFault::FrameHeader("it is cut off")),
@@ -287,7 +287,6 @@ impl BlockSize {
             0 => Ok(BlockSize::End),
             // It would hold nothing, and a frame could have any number of them.
             UNCOMPRESSED => Err(CompressionFault::FrameHeader("it has an empty block")),
-            _ if len > block_max(page_size) => Err(CompressionFault::FrameTooLong),
             _ if size & UNCOMPRESSED == 0 => Ok(BlockSize::Compressed(len)),
             _ => Ok(BlockSize::Plain(len)),
         }
