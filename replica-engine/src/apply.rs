@@ -28,6 +28,8 @@ const BATCHES: usize = 4;
 const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
 /// How many pieces wait for the decoding thread, and ends of files between them.
 const PIECES: usize = 3;
+/// How many runs of pages may be missing at a time, to be brought by later files.
+const MISSING_RUNS_MAX: usize = 100_000;
 
 /// What came of applying files.
 #[derive(Clone, Copy, Debug)]
@@ -190,7 +192,7 @@ fn decode(
                     Step::NeedInput => break,
                     Step::Header(header) => assembly.begin(header)?,
                     Step::Page(pgno) => {
-                        assembly.page(pgno);
+                        assembly.page(pgno)?;
                         if pgno.get() <= assembly.end_commit {
                             batches.page(pgno, assembly.page_size)?;
                         }
@@ -300,13 +302,20 @@ impl Assembly {
         Ok(())
     }
 
-    pub(crate) fn page(&mut self, pgno: Pgno) {
+    pub(crate) fn page(&mut self, pgno: Pgno) -> Result<(), Damage> {
         let number = u64::from(pgno.get());
         if number >= self.next_new {
             self.skip_to(number);
             self.next_new = number + 1;
         } else {
             self.missing.fill(pgno.get());
+        }
+        match self.missing.first() {
+            // No replicator leaves so many holes for later files to fill.
+            Some((pgno, file)) if self.missing.runs.len() > MISSING_RUNS_MAX => {
+                Err(Damage::new(file, Fault::MissingPage { pgno }))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -350,7 +359,7 @@ impl Assembly {
 }
 
 /// Runs of pages that are in the database and in no file so far, and the files that should have
-/// had them. It grows with the pages that files have, and not with those that they lack.
+/// had them: hardly ever any, and never many more than [`MISSING_RUNS_MAX`].
 #[derive(Default)]
 struct Missing {
     /// From the first page of a run to the page after its last, and the file.
@@ -580,4 +589,48 @@ fn check_database(database: &File, end: End) -> Result<(), Stopped> {
     let computed = checksum.get();
     let fault = Fault::DatabaseChecksum { stored, computed };
     Err(Damage::new(end.file, fault).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replica_core::{Level, Txid, TxidRange};
+
+    /// A file of every second new page, each of which compresses to nothing, made the notes of
+    /// what is missing larger than itself.
+    #[test]
+    fn what_is_missing_is_noted_within_a_bound() {
+        let infos = [1, 2].map(|txid| FileInfo {
+            id: FileId {
+                level: Level::RAW,
+                txids: TxidRange::single(Txid::new(txid).unwrap()),
+            },
+            size: 1,
+            created_at: Timestamp::EPOCH,
+        });
+        let header = |index: usize, commit| {
+            Header::new(
+                PageSize::MIN,
+                commit,
+                infos[index].id.txids,
+                Timestamp::EPOCH,
+            )
+        };
+        let trailer = Trailer {
+            post_apply: None,
+            file: Checksum::EMPTY,
+        };
+        let mut assembly = Assembly::new(&infos, None, u32::MAX);
+        assembly.begin(header(0, 1)).unwrap();
+        assembly.page(Pgno::new(1).unwrap()).unwrap();
+        assembly.end(trailer);
+        assembly.begin(header(1, u32::MAX)).unwrap();
+
+        let mut pages = (3..u32::MAX).step_by(2).filter_map(Pgno::new);
+        let refused = pages.find_map(|pgno| assembly.page(pgno).err());
+
+        let damage = refused.expect("it should end long before the pages do");
+        assert_eq!(damage.file, infos[1].id);
+        assert_eq!(assembly.missing.runs.len(), MISSING_RUNS_MAX + 1);
+    }
 }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use ltx::{Decoder, Header, PageSize, ReadError, Reader, Step, Trailer};
 use replica_core::{
-    FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
+    Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp,
+    Timestamps, Txid,
 };
 
 use crate::apply::Assembly;
@@ -225,7 +226,13 @@ pub async fn check(
             }
         }
         if round == ROUNDS_MAX {
-            break;
+            if unread.is_empty() {
+                break;
+            }
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the replica's files are deleted faster than they can be read: try again later",
+            ));
         }
     }
     let sound: Vec<(FileInfo, Header)> = sound
@@ -434,7 +441,7 @@ impl Reading {
                     Step::Page(pgno) => {
                         self.pages += 1;
                         if let Some(assembly) = &mut self.assembly {
-                            assembly.page(pgno);
+                            assembly.page(pgno)?;
                         }
                     }
                 }

@@ -35,8 +35,9 @@ pub struct RestoreOptions {
     /// The permissions of a new database; 0600, unless they are set. One that replaces another has
     /// those of the other.
     pub mode: u32,
-    /// How many bytes are fetched before they are needed; 16 MiB, unless it is set. It bounds the
-    /// memory that a restore takes, to about twice as much.
+    /// How many bytes are fetched before they are needed; 16 MiB, unless it is set. A restore takes
+    /// about one and a half times as much memory, and besides it 4 MiB for pages, the listing, and
+    /// at most a few MiB to note pages that a file should have had.
     pub fetch_ahead: u64,
 }
 
