@@ -81,8 +81,9 @@ const RULES: &[Rule] = &[
         number: 12,
         crates: BELOW_THE_FACADE,
         words: &["SystemTime::now", "std::time::Instant"],
-        // A known failure expires on the day on which the suite runs.
-        except: &["conformance/src/known.rs"],
+        // A known failure expires on the day on which the suite runs; a folder's ctime means
+        // something only beside the clock that stamps it.
+        except: &["conformance/src/known.rs", "replica-file/src/folder.rs"],
     },
 ];
 
