@@ -1,0 +1,1 @@
+//! Replicas in S3 and the stores that speak its protocol.

@@ -1,0 +1,1 @@
+//! Replicas on an SFTP server.

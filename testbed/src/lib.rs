@@ -1,0 +1,1 @@
+//! Servers and a network that misbehave on demand, in the process of a test.
