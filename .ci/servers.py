@@ -1,0 +1,199 @@
+"""Real servers for a test, on free ports of 127.0.0.1, ended with the program that started them.
+
+SeaweedFS is found as $WEED, OpenSSH as $SSHD (by default /usr/sbin/sshd).
+"""
+import atexit, json, os, random, shutil, signal, socket, subprocess, sys, time
+import http.client, urllib.parse
+
+WEED = os.environ.get("WEED", "weed")
+SSHD = os.environ.get("SSHD", "/usr/sbin/sshd")
+SFTP_SERVER = os.environ.get("SFTP_SERVER", "/usr/lib/openssh/sftp-server")
+KEY, SECRET, BUCKET = "test-key", "test-secret", "replicas"
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def environment(key=KEY, secret=SECRET):
+    """A child's environment: the credentials of the S3 server, and no proxy or profile."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "LITESTREAM_")) and not name.lower().endswith("_proxy")}
+    return {**kept, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def free_port(also=0):
+    """A port that is free, and so is the one `also` above it."""
+    for _ in range(1000):
+        port = random.randint(11000, 29000)
+        try:
+            for offset in {0, also}:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port + offset))
+            return port
+        except OSError:
+            continue
+    raise RuntimeError("no free port")
+
+
+def until(what, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise RuntimeError("%s: not within %d s" % (what, seconds))
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+class Server:
+    """A process that serves, its output in a file."""
+
+    def __init__(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        self.folder, self.process = folder, None
+        atexit.register(self.stop, signal.SIGKILL)
+
+    def run(self, argv):
+        with open(os.path.join(self.folder, "log"), "ab") as log:
+            self.process = subprocess.Popen(argv, cwd=self.folder, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=subprocess.STDOUT)
+
+    def log(self):
+        with open(os.path.join(self.folder, "log"), errors="replace") as log:
+            return log.read()
+
+    def stop(self, how=signal.SIGTERM):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(20)
+
+
+class SeaweedFS(Server):
+    """All of SeaweedFS in one process, with one bucket."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.ports = {}
+        for name in ("master", "volume", "filer", "s3"):
+            # Each has a second port for gRPC, 10,000 above.
+            self.ports[name] = free_port(also=10000)
+        identities = [{"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+                       "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+                      {"name": "reader", "credentials": [{"accessKey": "read-key", "secretKey": SECRET}],
+                       "actions": ["Read", "List"]}]
+        with open(os.path.join(folder, "s3.json"), "w") as file:
+            json.dump({"identities": identities}, file)
+        self.endpoint = "http://127.0.0.1:%d" % self.ports["s3"]
+
+    def start(self):
+        ports, data = self.ports, os.path.join(self.folder, "data")
+        os.makedirs(data, exist_ok=True)
+        self.run([WEED, "-logtostderr=true", "-v=0", "server", "-dir=" + data,
+                  "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.port=%d" % ports["master"],
+                  "-master.volumeSizeLimitMB=2048", "-volume.port=%d" % ports["volume"],
+                  "-volume.max=60", "-filer", "-filer.port=%d" % ports["filer"],
+                  "-s3", "-s3.port=%d" % ports["s3"], "-s3.config=" + os.path.join(self.folder, "s3.json"),
+                  "-s3.port.iceberg=0", "-s3.port.lance=0"])
+        try:
+            until("SeaweedFS", lambda: answers(ports["s3"]) and self.has_a_bucket())
+        except RuntimeError as error:
+            raise RuntimeError("%s\n%s" % (error, self.log()[-3000:]))
+        return self
+
+    def has_a_bucket(self):
+        """A bucket is a folder of the filer; a file in it shows that a volume can be written."""
+        try:
+            made = self.filer("POST", "/buckets/%s/" % BUCKET)[0] in (200, 201, 409)
+            return made and self.filer("PUT", "/buckets/%s/.probe" % BUCKET, b"x")[0] in (200, 201) \
+                and self.filer("DELETE", "/buckets/%s/.probe" % BUCKET)[0] in (200, 204)
+        except OSError:
+            return False
+
+    def filer(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["filer"], timeout=30)
+        connection.request(method, urllib.parse.quote(path, safe="/?=&-_.%"), body, headers or {})
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body
+
+    def tree(self, prefix):
+        """The names below a prefix, as the store's own file system has them."""
+        found, folders = [], [prefix.strip("/")]
+        while folders:
+            folder, last = folders.pop(), ""
+            while True:
+                status, body = self.filer("GET", "/buckets/%s/%s/?limit=1000&lastFileName=%s"
+                                          % (BUCKET, folder, last), None, {"Accept": "application/json"})
+                if status != 200:
+                    break
+                page = json.loads(body)
+                for entry in page.get("Entries") or []:
+                    path = entry["FullPath"].removeprefix("/buckets/%s/" % BUCKET)
+                    (folders if entry["Mode"] & (1 << 31) else found).append(path)
+                if not page.get("ShouldDisplayLoadMore"):
+                    break
+                last = page["LastFileName"]
+        return sorted(found)
+
+    def url(self, prefix):
+        return "s3://%s/%s?endpoint=%s&region=us-east-1&forcePathStyle=true" % (
+            BUCKET, prefix, urllib.parse.quote(self.endpoint, safe=":/"))
+
+
+class OpenSSH(Server):
+    """An sshd with keys and configuration of its own, for the user that runs it."""
+
+    def __init__(self, folder, posix_rename=True):
+        super().__init__(folder)
+        os.chmod(folder, 0o700)
+        self.posix_rename, self.port = posix_rename, free_port()
+        self.user = os.environ.get("USER") or "root"
+        self.key, host = os.path.join(folder, "id"), os.path.join(folder, "host")
+        for key in (self.key, host):
+            if not os.path.exists(key):
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        with open(host + ".pub") as file:
+            self.host_key = " ".join(file.read().split()[:2])
+        self.known_hosts = os.path.join(folder, "known_hosts")
+        with open(self.known_hosts, "w") as file:
+            file.write("[127.0.0.1]:%d %s\n" % (self.port, self.host_key))
+        shutil.copy(self.key + ".pub", os.path.join(folder, "authorized"))
+        with open(os.path.join(folder, "config"), "w") as file:
+            file.write("\n".join([
+                "Port %d" % self.port, "ListenAddress 127.0.0.1", "HostKey " + host,
+                "AuthorizedKeysFile " + os.path.join(folder, "authorized"), "PidFile none",
+                "UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin yes",
+                "MaxStartups 200", "MaxSessions 200",
+                "Subsystem sftp %s%s" % (SFTP_SERVER, "" if posix_rename else " -P posix-rename"), ""]))
+
+    def start(self):
+        os.makedirs("/run/sshd", exist_ok=True)
+        self.run([SSHD, "-D", "-e", "-f", os.path.join(self.folder, "config")])
+        try:
+            until("sshd", lambda: answers(self.port))
+        except RuntimeError as error:
+            raise RuntimeError("%s\n%s" % (error, self.log()[-3000:]))
+        return self
+
+    def config(self, path):
+        """Litestream's fields for a replica at `path`: a key can't be given in a URL."""
+        return ("      type: sftp\n      host: 127.0.0.1:%d\n      user: %s\n      path: %s\n"
+                "      key-path: %s\n      host-key: %s\n"
+                % (self.port, self.user, path, self.key, self.host_key))
+
+    def url(self, path):
+        """Our URL of the same replica."""
+        return "sftp://%s@127.0.0.1:%d%s?%s" % (self.user, self.port, urllib.parse.quote(path), urllib.parse.urlencode(
+            {"key-path": self.key, "known-hosts": self.known_hosts}))
