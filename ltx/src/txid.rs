@@ -44,9 +44,15 @@ impl Txid {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn as_text(name: &[u8]) -> &str {
+    std::str::from_utf8(name).expect("digits, a dash and .ltx are ASCII")
+}
+
 impl fmt::Display for Txid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(as_text(&self.digits()))
     }
 }
 
@@ -59,6 +65,13 @@ impl FromStr for Txid {
 }
 
 impl Txid {
+    /// The text form. The formatting machinery takes several times as long for it, and a listing
+    /// formats two of them a file.
+    fn digits(self) -> [u8; 16] {
+        let txid = self.get();
+        std::array::from_fn(|place| HEX[(txid >> (60 - 4 * place) & 0xf) as usize])
+    }
+
     /// Parses 16 lower-case hex digits that are not all zero. No allocation.
     fn parse(text: &[u8]) -> Option<Txid> {
         let digits: &[u8; 16] = text.try_into().ok()?;
@@ -124,7 +137,12 @@ impl TxidRange {
 
 impl fmt::Display for TxidRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}.ltx", self.min, self.max)
+        let mut name = [0; TxidRange::NAME_LEN];
+        name[..16].copy_from_slice(&self.min.digits());
+        name[16] = b'-';
+        name[17..33].copy_from_slice(&self.max.digits());
+        name[33..].copy_from_slice(b".ltx");
+        f.write_str(as_text(&name))
     }
 }
 
