@@ -1,9 +1,9 @@
 //! Giving up on what does not answer.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use replica_core::{
     Body, ByteRange, ByteStream, Capabilities, Error, ErrorKind, FileId, FileInfo, FileStream,
     Level, Op, ReplicaClient, Result, Timestamp, Timestamps, Txid,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// A client that gives up on a call that does not answer, and on a body that stands still.
 ///
@@ -159,18 +159,30 @@ impl<C: ReplicaClient> ReplicaClient for Timeout<C> {
     }
 }
 
-/// The same items, ending in an error when none comes within `limit` of being asked for.
+/// The same items, ending in an error when none comes within `limit` of being asked for. Items
+/// that are there when they are asked for cost no timer.
 fn without_stalls<T: Send + 'static>(
     items: stream::BoxStream<'static, Result<T>>,
     limit: Duration,
-    error: impl Fn() -> Error + Send + Sync + 'static,
+    error: impl Fn() -> Error + Send + 'static,
 ) -> stream::BoxStream<'static, Result<T>> {
-    stream::unfold(Some((items, error)), move |state| async move {
-        let (mut items, error) = state?;
-        match tokio::time::timeout(limit, items.next()).await {
-            Ok(item) => Some((item?, Some((items, error)))),
-            Err(_) => Some((Err(error()), None)),
+    let mut items = Some(items);
+    let mut patience: Option<Pin<Box<Sleep>>> = None;
+    stream::poll_fn(move |context| {
+        let Some(awaited) = &mut items else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(item) = awaited.poll_next_unpin(context) {
+            patience = None;
+            if item.is_none() {
+                items = None;
+            }
+            return Poll::Ready(item);
         }
+        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(patience.as_mut().poll(context));
+        items = None;
+        Poll::Ready(Some(Err(error())))
     })
     .boxed()
 }
