@@ -71,8 +71,8 @@
 //! or a body pauses.
 //!
 //! - `list` reads the names of the level at once (16 bytes of memory a file), and looks at the
-//!   files in batches, one batch ahead of its reader. [`Timestamps`] makes no difference. The names
-//!   are read again while the folder changes, up to eight times in all, because a file system may
+//!   files in batches of 512, up to four batches side by side ahead of its reader. [`Timestamps`]
+//!   makes no difference. The names are read again while the folder changes, up to eight times in all, because a file system may
 //!   move the name of a file that is being replaced past the reader: a file is missed only where
 //!   it is replaced during each of them. A folder at rest for two seconds is read once.
 //! - `open` reads a range of up to 64 KiB at once and holds no file open. A longer one holds one

@@ -1,16 +1,17 @@
-//! Listing: the names of a level at once, what is behind them batch by batch.
+//! Listing: the names of a level at once, what is behind them in batches, several at a time.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::vec;
+use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use replica_core::{
     Error, ErrorKind, FileId, FileInfo, FileStream, Level, Result, Txid, TxidRange,
 };
 use rustix::fs::FileType;
 
-use crate::blocking::{Source, pieces};
+use crate::blocking::Work;
 use crate::classify::classify;
 use crate::folder::Folder;
 use crate::root::Root;
@@ -18,6 +19,9 @@ use crate::sys;
 
 /// How many files are looked at in one hop to a blocking thread.
 const BATCH: usize = 512;
+
+/// How many batches are looked at side by side, ahead of the reader.
+const BATCHES_AHEAD: usize = 4;
 
 /// How often the names of a folder are read that is changed all the time.
 const READINGS_MAX: usize = 8;
@@ -27,23 +31,37 @@ pub(crate) fn list(root: &Root, level: Level, from: Txid) -> Result<FileStream> 
     let Some(folder) = root.level(level)? else {
         return Ok(stream::empty().boxed());
     };
-    let names = names(&folder, from)?.into_iter();
-    let (first, rest) = Unlisted {
+    let named = Named {
+        names: names(&folder, from)?,
         folder,
         level,
-        names,
+    };
+    let first = stream::iter(named.batch(0)?).map(Ok);
+    if named.names.len() <= BATCH {
+        return Ok(first.boxed());
     }
-    .next()?;
-    let first = stream::iter(first).map(Ok);
-    Ok(match rest {
-        None => first.boxed(),
-        Some(rest) => first
-            .chain(
-                pieces(rest)
-                    .map_ok(|batch| stream::iter(batch).map(Ok))
-                    .try_flatten(),
-            )
-            .boxed(),
+    Ok(first.chain(batches(named, BATCH).try_flatten()).boxed())
+}
+
+/// What is behind the names from `start` on, looked at on blocking threads ahead of the reader.
+/// Nothing is looked at before the first poll, and nothing more after an error.
+fn batches(
+    named: Named,
+    start: usize,
+) -> impl Stream<Item = Result<impl Stream<Item = Result<FileInfo>> + Send>> + Send {
+    let ahead = VecDeque::with_capacity(BATCHES_AHEAD);
+    let state = (Arc::new(named), start, ahead);
+    stream::try_unfold(state, async |(named, mut start, mut ahead)| {
+        while ahead.len() < BATCHES_AHEAD && start < named.names.len() {
+            let named = Arc::clone(&named);
+            ahead.push_back(Work::spawn(move || named.batch(start)));
+            start += BATCH;
+        }
+        let Some(next) = ahead.pop_front() else {
+            return Ok(None);
+        };
+        let batch = stream::iter(next.await?).map(Ok);
+        Ok(Some((batch, (named, start, ahead))))
     })
 }
 
@@ -89,29 +107,22 @@ fn read_names(folder: &Folder, from: Txid, names: &mut Vec<TxidRange>) -> Result
     Ok(())
 }
 
-/// Files of a level that have a name, but are still to be looked at.
-struct Unlisted {
+/// The names in a level's folder; what is behind them is still to be looked at.
+struct Named {
     folder: Folder,
     level: Level,
-    names: vec::IntoIter<TxidRange>,
+    names: Vec<TxidRange>,
 }
 
-impl Source for Unlisted {
-    type Piece = Vec<FileInfo>;
-
-    fn next(mut self) -> Result<(Vec<FileInfo>, Option<Unlisted>)> {
-        let mut batch = Vec::with_capacity(self.names.len().min(BATCH));
-        while batch.len() < BATCH {
-            let Some(txids) = self.names.next() else {
-                return Ok((batch, None));
-            };
-            batch.extend(self.info(txids)?);
-        }
-        Ok((batch, Some(self)))
+impl Named {
+    /// What there is to say of the files whose names are the [`BATCH`] from `start` on.
+    fn batch(&self, start: usize) -> Result<Vec<FileInfo>> {
+        let names = self.names.iter().skip(start).take(BATCH);
+        names
+            .filter_map(|txids| self.info(*txids).transpose())
+            .collect()
     }
-}
 
-impl Unlisted {
     /// What there is to say of a file, or `None` where it is gone or no regular file.
     fn info(&self, txids: TxidRange) -> Result<Option<FileInfo>> {
         let id = FileId {
