@@ -3,6 +3,8 @@
 //! A restore is planned, and then carried out: [`RestorePlan`] chooses the files, without any
 //! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
 //! again where one of them is damaged. [`check`] reads a whole replica and judges it.
+//!
+//! [`wal`] reads the write-ahead log of a live database.
 
 #[cfg(not(unix))]
 compile_error!("replica-engine needs the file system of a Unix");
@@ -18,6 +20,7 @@ mod plan;
 mod progress;
 mod restore;
 mod staged;
+pub mod wal;
 
 pub use check::{CheckProgress, Checked, Finding, RestorePoint, Sound, check, check_file};
 pub use damage::{Damage, Fault};
