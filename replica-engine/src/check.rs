@@ -1,22 +1,19 @@
 //! Reads a whole replica, and judges it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use ltx::{Decoder, Header, PageSize, ReadError, Reader, Step, Trailer};
+use ltx::{Header, PageSize};
 use replica_core::{
     Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp,
     Timestamps, Txid,
 };
 
 use crate::apply::Assembly;
-use crate::damage::{ReadFailure, check_name};
-use crate::fetch::{Follows, pieces};
+use crate::damage::ReadFailure;
 use crate::plan::restore_points;
-use crate::restore::run_blocking;
+use crate::verify::{Sound, read, verify};
 use crate::{Damage, Fault, PlanError, RestorePlan, Target};
 
 /// How many files are read at a time.
@@ -128,18 +125,6 @@ pub struct RestorePoint {
     pub txid: Txid,
     /// When that was copied.
     pub created_at: Timestamp,
-}
-
-/// What a sound file says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Sound {
-    /// Its header.
-    pub header: Header,
-    /// Its trailer.
-    pub trailer: Trailer,
-    /// How many pages it holds.
-    pub pages: u64,
 }
 
 /// Reads every file of the replica behind `client`, and compares them with one another.
@@ -339,116 +324,6 @@ async fn assemble(
     }
     assembly.finish()?;
     Ok(())
-}
-
-/// Reads one LTX file from `source` to its end.
-///
-/// # Errors
-///
-/// Those of `source`, and what is wrong with the file.
-pub fn check_file(source: impl Read) -> Result<Sound, ReadError> {
-    let mut reader = Reader::new(source)?;
-    let header = *reader.header();
-    let mut page = vec![0; header.page_size().bytes()];
-    let mut pages = 0;
-    while reader.next_page(&mut page)?.is_some() {
-        pages += 1;
-    }
-    let trailer = *reader
-        .trailer()
-        .expect("the last page is followed by the trailer");
-    Ok(Sound {
-        header,
-        trailer,
-        pages,
-    })
-}
-
-/// Reads one file of a replica to its end.
-pub(crate) async fn verify(
-    client: Arc<dyn ReplicaClient>,
-    file: FileInfo,
-    ahead: u64,
-) -> Result<Sound, ReadFailure> {
-    Ok(read(client, file, ahead, None).await?.0)
-}
-
-/// Reads one file of a replica to its end, and shows it to `assembly`.
-async fn read(
-    client: Arc<dyn ReplicaClient>,
-    file: FileInfo,
-    ahead: u64,
-    assembly: Option<Assembly>,
-) -> Result<(Sound, Option<Assembly>), ReadFailure> {
-    let mut reading = Reading {
-        file: file.id,
-        decoder: Decoder::new(),
-        page: vec![0; PageSize::MAX.bytes()],
-        pages: 0,
-        assembly,
-    };
-    let mut pieces = std::pin::pin!(pieces(client, vec![file], ahead));
-    while let Some(piece) = pieces.next().await {
-        let chunks = piece
-            .bytes
-            .map_err(|error| ReadFailure::new(file.id, error))?;
-        let read = run_blocking(move || reading.read(&chunks)).await;
-        reading = read.map_err(ReadFailure::Store)??;
-        if piece.follows == Follows::Nothing {
-            break;
-        }
-    }
-    let trailer = reading.decoder.finish();
-    let trailer = trailer.map_err(|error| Damage::new(file.id, error))?;
-    let header = *reading
-        .decoder
-        .header()
-        .expect("a file that is whole has a header");
-    if let Some(assembly) = &mut reading.assembly {
-        assembly.end(trailer);
-    }
-    let sound = Sound {
-        header,
-        trailer,
-        pages: reading.pages,
-    };
-    Ok((sound, reading.assembly))
-}
-
-/// A file that is being verified.
-struct Reading {
-    file: FileId,
-    decoder: Decoder,
-    page: Vec<u8>,
-    pages: u64,
-    assembly: Option<Assembly>,
-}
-
-impl Reading {
-    fn read(mut self, chunks: &[Bytes]) -> Result<Reading, Damage> {
-        for chunk in chunks {
-            let mut input = &chunk[..];
-            loop {
-                let step = self.decoder.decode(&mut input, &mut self.page);
-                match step.map_err(|error| Damage::new(self.file, error))? {
-                    Step::NeedInput => break,
-                    Step::Header(header) => {
-                        check_name(self.file, &header)?;
-                        if let Some(assembly) = &mut self.assembly {
-                            assembly.begin(header)?;
-                        }
-                    }
-                    Step::Page(pgno) => {
-                        self.pages += 1;
-                        if let Some(assembly) = &mut self.assembly {
-                            assembly.page(pgno)?;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(self)
-    }
 }
 
 /// What was found, and whoever is told at once.

@@ -20,9 +20,10 @@ mod plan;
 mod progress;
 mod restore;
 mod staged;
+mod verify;
 pub mod wal;
 
-pub use check::{CheckProgress, Checked, Finding, RestorePoint, Sound, check, check_file};
+pub use check::{CheckProgress, Checked, Finding, RestorePoint, check};
 pub use damage::{Damage, Fault};
 pub use error::RestoreError;
 pub use integrity::Integrity;
@@ -30,3 +31,4 @@ pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;
+pub use verify::{Sound, check_file};

@@ -8,13 +8,13 @@ use ltx::Header;
 use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Timestamp, Txid};
 
 use crate::apply::{Applied, Assembly, Failure, apply};
-use crate::check::verify;
 use crate::damage::ReadFailure;
 use crate::fetch::pieces;
 use crate::integrity::check_integrity;
 use crate::listing::{Listing, read_header};
 use crate::progress::Listener;
 use crate::staged::{Destination, Staged};
+use crate::verify::verify;
 use crate::{Damage, Existing, Fault, Integrity, Progress, RestoreError, RestorePlan, Target};
 
 /// How often files are chosen anew because one of them was damaged or gone.
