@@ -1,0 +1,168 @@
+//! Who asks, from wherever that is known.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::{ClientOptions, CredentialProvider};
+use replica_core::Error;
+
+use crate::again::sends_again;
+use crate::bucket::{invalid, unusable_configuration};
+use crate::config::{Credentials, S3Config};
+use crate::fault::Fault;
+
+/// How long the source of credentials may take.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the credentials come from. Refused ones never reach a header.
+pub(crate) struct Signing {
+    source: AwsCredentialProvider,
+    had_some: AtomicBool,
+}
+
+pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>, Error> {
+    // A builder that asks the sources itself, over connections of its own.
+    let builder = AmazonS3Builder::new()
+        .with_bucket_name(&config.bucket)
+        .with_region(region)
+        .with_client_options(
+            ClientOptions::new()
+                .with_connect_timeout(config.connect_timeout.min(CREDENTIALS_TIMEOUT))
+                .with_timeout(CREDENTIALS_TIMEOUT),
+        );
+    let builder = sends_again(builder, 1);
+    let builder = match &config.credentials {
+        Credentials::Anonymous => return Ok(None),
+        Credentials::Static {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        } => {
+            let credential = AwsCredential {
+                key_id: access_key_id.clone(),
+                secret_key: secret_access_key.clone(),
+                token: session_token.clone().filter(|token| !token.is_empty()),
+            };
+            check_credential(&credential).map_err(invalid)?;
+            let builder = builder
+                .with_access_key_id(credential.key_id)
+                .with_secret_access_key(credential.secret_key);
+            match credential.token {
+                Some(token) => builder.with_token(token),
+                None => builder,
+            }
+        }
+        Credentials::Instance { endpoint } => match endpoint {
+            Some(endpoint) => builder.with_config(AmazonS3ConfigKey::MetadataEndpoint, endpoint),
+            None => builder,
+        },
+        Credentials::Task { relative_uri } => builder.with_config(
+            AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+            relative_uri,
+        ),
+        Credentials::Pod {
+            full_uri,
+            token_file,
+        } => builder
+            .with_config(AmazonS3ConfigKey::ContainerCredentialsFullUri, full_uri)
+            .with_config(
+                AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+                text(token_file)?,
+            ),
+        Credentials::WebIdentity {
+            token_file,
+            role_arn,
+            session_name,
+            endpoint,
+        } => {
+            let mut builder = builder
+                .with_config(AmazonS3ConfigKey::WebIdentityTokenFile, text(token_file)?)
+                .with_config(AmazonS3ConfigKey::RoleArn, role_arn);
+            if let Some(name) = session_name {
+                builder = builder.with_config(AmazonS3ConfigKey::RoleSessionName, name);
+            }
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_config(AmazonS3ConfigKey::StsEndpoint, endpoint);
+            }
+            builder
+        }
+    };
+    let store = builder.build().map_err(unusable_configuration)?;
+    Ok(Some(Signing {
+        source: Arc::clone(store.credentials()),
+        had_some: false.into(),
+    }))
+}
+
+fn text(path: &Path) -> Result<&str, Error> {
+    path.to_str().ok_or_else(|| {
+        invalid(format!(
+            "the name of the token file {} is no text",
+            path.display()
+        ))
+    })
+}
+
+/// Says what is wrong with a credential, never what it is: one with a line break, as a file that
+/// was read whole has it, can't be sent.
+fn check_credential(credential: &AwsCredential) -> Result<(), &'static str> {
+    let sendable = |text: &str| text.chars().all(|c| c.is_ascii_graphic());
+    if credential.key_id.is_empty() || !sendable(&credential.key_id) {
+        return Err("the access key's id is empty, or has characters that none can have");
+    }
+    if credential.secret_key.is_empty() || !sendable(&credential.secret_key) {
+        return Err("the secret key is empty, or has characters that none can have");
+    }
+    if !credential.token.as_deref().is_none_or(sendable) {
+        return Err("the session token has characters that none can have");
+    }
+    Ok(())
+}
+
+impl Signing {
+    pub(crate) async fn current(&self) -> Result<Arc<AwsCredential>, Fault> {
+        let limit = 2 * CREDENTIALS_TIMEOUT;
+        let unsigned = |detail: String| Fault::Unsigned {
+            had_some: self.had_some.load(Ordering::Relaxed),
+            detail,
+        };
+        let credential = match tokio::time::timeout(limit, self.source.get_credential()).await {
+            Ok(Ok(credential)) => credential,
+            Ok(Err(error)) => return Err(unsigned(error.to_string())),
+            Err(_) => {
+                return Err(unsigned(
+                    "the source of the credentials is silent".to_owned(),
+                ));
+            }
+        };
+        check_credential(&credential).map_err(|wrong| unsigned(wrong.to_owned()))?;
+        self.had_some.store(true, Ordering::Relaxed);
+        Ok(credential)
+    }
+}
+
+/// What `object_store` signs uploads with.
+#[async_trait]
+impl CredentialProvider for Signing {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        self.current()
+            .await
+            .map_err(|fault| object_store::Error::Generic {
+                store: "S3",
+                source: Box::new(fault),
+            })
+    }
+}
+
+impl fmt::Debug for Signing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signing").finish_non_exhaustive()
+    }
+}

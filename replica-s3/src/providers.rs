@@ -1,0 +1,271 @@
+//! What the stores that speak S3's protocol need, and where they differ: data, not code.
+
+/// A store that speaks S3's protocol, with what a client must know about it.
+///
+/// [`Provider::of_host`] picks one by the endpoint; [`S3Config::provider`](crate::S3Config)
+/// overrides it, with one of [`PROVIDERS`] or one of your own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// What it is called.
+    pub name: &'static str,
+    /// The ends of the host names of its endpoints. None for software that runs anywhere.
+    pub hosts: &'static [&'static str],
+    /// The region that requests are signed for where the configuration names none.
+    pub region: Region,
+    /// Where the bucket's name goes in a request's address.
+    pub addressing: Addressing,
+    /// Whether many files can be deleted in one request (`DeleteObjects`).
+    pub batch_delete: bool,
+    /// How many parts an upload may have.
+    pub parts_max: u32,
+    /// A header that each request must carry for the store to be consistent (K18).
+    pub header: Option<(&'static str, &'static str)>,
+}
+
+/// How the region to sign for follows from a provider's endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// It is always this one.
+    Fixed(&'static str),
+    /// It is this label of the host name, counted from 0.
+    Label(usize),
+}
+
+/// Where the bucket's name goes in a request's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// `https://endpoint/bucket/key`
+    Path,
+    /// `https://bucket.endpoint/key`
+    VirtualHost,
+}
+
+/// What any software that speaks the protocol can do: addressed by path, in `us-east-1`, with the
+/// limits of S3 itself. For an endpoint that is none of [`PROVIDERS`].
+pub const GENERIC: Provider = Provider {
+    name: "an S3-compatible store",
+    hosts: &[],
+    region: Region::Fixed("us-east-1"),
+    addressing: Addressing::Path,
+    batch_delete: true,
+    parts_max: 10_000,
+    header: None,
+};
+
+/// Every request is signed with the checksum of its body, in one piece and without a trailer
+/// (no `aws-chunked`), which all of these take and several demand
+/// (github.com/benbjohnson/litestream/pull/899), and which AWS checks the body against.
+pub const PROVIDERS: &[Provider] = &[
+    // docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: 10,000 parts of 5 MiB to 5 GiB.
+    // docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html: buckets by host name.
+    Provider {
+        name: "AWS",
+        hosts: &[".amazonaws.com", ".amazonaws.com.cn"],
+        region: Region::Label(1),
+        addressing: Addressing::VirtualHost,
+        ..GENERIC
+    },
+    // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts.
+    // Host names of buckets work only where MINIO_DOMAIN is set.
+    Provider {
+        name: "MinIO",
+        ..GENERIC
+    },
+    // developers.cloudflare.com/r2/platform/limits and /r2/objects/upload-objects: 10,000 parts,
+    // all of one size but the last. developers.cloudflare.com/r2/api/s3/api: region "auto".
+    Provider {
+        name: "Cloudflare R2",
+        hosts: &[".r2.cloudflarestorage.com"],
+        region: Region::Fixed("auto"),
+        ..GENERIC
+    },
+    // backblaze.com/apidocs/introduction-to-the-s3-compatible-api: s3.<region>.backblazeb2.com,
+    // both styles; github.com/benbjohnson/litestream/pull/899: by path.
+    Provider {
+        name: "Backblaze B2",
+        hosts: &[".backblazeb2.com"],
+        region: Region::Label(1),
+        ..GENERIC
+    },
+    // tigrisdata.com/docs/concepts/consistency: reads are consistent in every region with this
+    // header. Region "auto".
+    Provider {
+        name: "Tigris",
+        hosts: &[".tigris.dev", ".tigrisfiles.io", ".storageapi.dev"],
+        region: Region::Fixed("auto"),
+        addressing: Addressing::VirtualHost,
+        header: Some(("x-tigris-consistent", "true")),
+        ..GENERIC
+    },
+    // docs.digitalocean.com/products/spaces/reference/s3-compatibility: <region>.digitaloceanspaces.com,
+    // where "us-east-1" is what requests are signed for.
+    Provider {
+        name: "DigitalOcean Spaces",
+        hosts: &[".digitaloceanspaces.com"],
+        addressing: Addressing::VirtualHost,
+        ..GENERIC
+    },
+    // docs.wasabi.com, "service URLs for Wasabi's storage regions": s3.<region>.wasabisys.com.
+    Provider {
+        name: "Wasabi",
+        hosts: &[".wasabisys.com"],
+        region: Region::Label(1),
+        ..GENERIC
+    },
+    // scaleway.com/en/docs/object-storage/api-cli/multipart-uploads: 1,000 parts;
+    // s3.<region>.scw.cloud.
+    Provider {
+        name: "Scaleway",
+        hosts: &[".scw.cloud"],
+        region: Region::Label(1),
+        addressing: Addressing::VirtualHost,
+        parts_max: 1_000,
+        ..GENERIC
+    },
+    // docs.hetzner.com/storage/object-storage/overview: <location>.your-objectstorage.com, Ceph.
+    Provider {
+        name: "Hetzner",
+        hosts: &[".your-objectstorage.com"],
+        region: Region::Label(0),
+        addressing: Addressing::VirtualHost,
+        ..GENERIC
+    },
+    // supabase.com/docs/guides/storage/s3/authentication: <project>.supabase.co/storage/v1/s3, by
+    // path. The region is the project's, and has to be given.
+    Provider {
+        name: "Supabase",
+        hosts: &[".supabase.co"],
+        ..GENERIC
+    },
+    // docs.filebase.com/api-documentation/s3-compatible-api: s3.filebase.com, "us-east-1";
+    // github.com/benbjohnson/litestream/pull/899: by path.
+    Provider {
+        name: "Filebase",
+        hosts: &["s3.filebase.com"],
+        ..GENERIC
+    },
+    // cloud.google.com/storage/docs/interoperability: region "auto"; its XML interface has no
+    // deletion of several objects in the form of S3 that all clients of it can rely on.
+    Provider {
+        name: "Google Cloud Storage",
+        hosts: &["storage.googleapis.com"],
+        region: Region::Fixed("auto"),
+        batch_delete: false,
+        ..GENERIC
+    },
+    // docs.ceph.com/en/latest/radosgw/config-ref: rgw_multipart_part_upload_limit is 10,000;
+    // host names of buckets work only where rgw_dns_name is set.
+    Provider {
+        name: "Ceph",
+        ..GENERIC
+    },
+    // garagehq.deuxfleurs.fr/documentation/reference-manual/configuration: s3_region is "garage"
+    // unless it is configured; host names of buckets work only where root_domain is set.
+    Provider {
+        name: "Garage",
+        region: Region::Fixed("garage"),
+        ..GENERIC
+    },
+    // github.com/seaweedfs/seaweedfs/wiki/Amazon-S3-API: by path, any region.
+    Provider {
+        name: "SeaweedFS",
+        ..GENERIC
+    },
+];
+
+impl Provider {
+    /// The provider whose endpoints are on `host`, or [`GENERIC`].
+    pub fn of_host(host: &str) -> Provider {
+        let host = host.to_ascii_lowercase();
+        let is_its = |provider: &&Provider| {
+            let mut ends = provider.hosts.iter();
+            ends.any(|end| host.ends_with(end) || *host == *end.trim_start_matches('.'))
+        };
+        PROVIDERS.iter().find(is_its).copied().unwrap_or(GENERIC)
+    }
+
+    /// The provider called `name`, in any case.
+    pub fn named(name: &str) -> Option<Provider> {
+        let is_it = |provider: &&Provider| provider.name.eq_ignore_ascii_case(name);
+        PROVIDERS.iter().find(is_it).copied()
+    }
+
+    /// The region to sign for at `host`.
+    pub(crate) fn region_at(&self, host: &str) -> String {
+        match self.region {
+            Region::Fixed(region) => region.to_owned(),
+            Region::Label(index) => {
+                let label = host.split('.').nth(index).unwrap_or_default();
+                // `s3.amazonaws.com` has no region in it.
+                if label.is_empty() || host.split('.').count() <= index + 2 || label == "amazonaws"
+                {
+                    "us-east-1".to_owned()
+                } else {
+                    label.to_owned()
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_known_by_its_endpoint() {
+        for (host, name, region) in [
+            ("s3.eu-west-1.amazonaws.com", "AWS", "eu-west-1"),
+            ("s3.amazonaws.com", "AWS", "us-east-1"),
+            ("s3.cn-north-1.amazonaws.com.cn", "AWS", "cn-north-1"),
+            ("0ab1.r2.cloudflarestorage.com", "Cloudflare R2", "auto"),
+            ("0ab1.eu.r2.cloudflarestorage.com", "Cloudflare R2", "auto"),
+            (
+                "s3.us-west-004.backblazeb2.com",
+                "Backblaze B2",
+                "us-west-004",
+            ),
+            ("fly.storage.tigris.dev", "Tigris", "auto"),
+            (
+                "fra1.digitaloceanspaces.com",
+                "DigitalOcean Spaces",
+                "us-east-1",
+            ),
+            ("s3.eu-central-1.wasabisys.com", "Wasabi", "eu-central-1"),
+            ("S3.fr-par.SCW.cloud", "Scaleway", "fr-par"),
+            ("fsn1.your-objectstorage.com", "Hetzner", "fsn1"),
+            ("abc.supabase.co", "Supabase", "us-east-1"),
+            ("s3.filebase.com", "Filebase", "us-east-1"),
+            ("storage.googleapis.com", "Google Cloud Storage", "auto"),
+            ("minio.example.com", GENERIC.name, "us-east-1"),
+            ("127.0.0.1", GENERIC.name, "us-east-1"),
+        ] {
+            let provider = Provider::of_host(host);
+
+            assert_eq!(provider.name, name, "{host}");
+            assert_eq!(
+                provider.region_at(&host.to_ascii_lowercase()),
+                region,
+                "{host}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_that_only_looks_like_a_providers_is_not_its() {
+        for host in [
+            "evilamazonaws.com",
+            "amazonaws.com.example.org",
+            "xs3.filebase.com.evil",
+        ] {
+            assert_eq!(Provider::of_host(host), GENERIC, "{host}");
+        }
+    }
+
+    #[test]
+    fn each_provider_has_a_name_of_its_own() {
+        for provider in PROVIDERS {
+            assert_eq!(Provider::named(provider.name), Some(*provider));
+        }
+    }
+}

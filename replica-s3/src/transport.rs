@@ -1,0 +1,317 @@
+//! Requests on the wire, with time limits that follow progress.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpService,
+};
+use replica_core::{Error, ErrorKind};
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{S3Config, Tls};
+use crate::fault::{Fault, Refusal};
+
+/// How much of the body of an answer is read that is no file's content. A page of a listing, the
+/// largest of them, has 1,000 keys of at most 1,024 bytes, each of which XML makes up to six of.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// How much of the body of an answer is read that says no.
+const REFUSAL_MAX: usize = 64 << 10;
+
+/// How much is given to the connection at once, so that progress can be seen.
+const PIECE: usize = 64 << 10;
+
+/// How many idle connections are kept, and for how long: S3 closes them after about as long.
+const IDLE_CONNECTIONS: usize = 64;
+const IDLE_FOR: Duration = Duration::from_secs(15);
+
+/// Sends requests. An answer that says no is a [`Fault`], as is anything that takes too long.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    client: reqwest::Client,
+    request_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+/// An answer that says yes, whose body is still to come.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Incoming,
+}
+
+/// The body of an answer.
+pub(crate) struct Incoming {
+    response: reqwest::Response,
+    stall_timeout: Duration,
+}
+
+impl Transport {
+    pub(crate) fn new(config: &S3Config) -> Result<Transport, Error> {
+        let invalid = |what: &str, error: reqwest::Error| {
+            Error::new(ErrorKind::Invalid, format!("{what} can't be used"))
+                .with_source(error.without_url())
+        };
+        let mut builder = reqwest::Client::builder()
+            .user_agent(&config.user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http1_only()
+            .no_proxy();
+        if let Some(proxy) = &config.proxy {
+            let proxy = reqwest::Proxy::all(proxy).map_err(|error| invalid("the proxy", error))?;
+            builder = builder.proxy(proxy);
+        }
+        builder = match &config.tls {
+            Tls::System => builder,
+            Tls::Trusting(pem) => {
+                let authorities = reqwest::Certificate::from_pem_bundle(pem)
+                    .map_err(|error| invalid("the certificates", error))?;
+                if authorities.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        "the certificates given are none in PEM form",
+                    ));
+                }
+                builder.tls_certs_merge(authorities)
+            }
+            Tls::Unchecked => builder.tls_danger_accept_invalid_certs(true),
+        };
+        let client = builder.build().map_err(|error| {
+            invalid(
+                "the HTTP configuration (user agent, certificates, proxy)",
+                error,
+            )
+        })?;
+        Ok(Transport {
+            client,
+            request_timeout: config.request_timeout,
+            stall_timeout: config.stall_timeout,
+        })
+    }
+
+    /// Sends `request`, and gives the answer when its headers are there.
+    pub(crate) async fn send(&self, request: HttpRequest) -> Result<Answer, Fault> {
+        let (parts, body) = request.into_parts();
+        let address = parts.uri.to_string();
+        let url = address
+            .parse()
+            .map_err(|error| Fault::Nonsense(format!("no address: {error}")))?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        let progress = Arc::new(Progress::new());
+        if body.content_length() > 0 {
+            *request.body_mut() = Some(reqwest::Body::wrap(Outgoing {
+                body,
+                rest: Bytes::new(),
+                progress: Arc::clone(&progress),
+            }));
+        }
+        let answer = self.client.execute(request);
+        let response = progress
+            .limit(self.request_timeout, answer)
+            .await?
+            .map_err(Fault::of)?;
+
+        let status = response.status();
+        let headers = response.headers().clone();
+        let body = Incoming {
+            response,
+            stall_timeout: self.stall_timeout,
+        };
+        if status.is_success() {
+            return Ok(Answer {
+                status,
+                headers,
+                body,
+            });
+        }
+        // Whatever keeps the rest of it away, the status is an answer.
+        let words = body.collect_up_to(REFUSAL_MAX).await;
+        Err(Refusal::read(status, &headers, &words.unwrap_or_default()).into())
+    }
+}
+
+impl Answer {
+    /// The whole of an answer that is no file's content.
+    pub(crate) async fn collect(self) -> Result<(StatusCode, HeaderMap, Bytes), Fault> {
+        let body = self.body.collect_up_to(ANSWER_MAX).await?;
+        match Refusal::in_good_answer(&self.headers, &body) {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok((self.status, self.headers, body)),
+        }
+    }
+
+    /// The value of a header, where it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// How long the body says it is.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header(header::CONTENT_LENGTH.as_str())?.parse().ok()
+    }
+}
+
+impl Incoming {
+    /// The next bytes, or `None` behind the last ones.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let limit = self.stall_timeout;
+        match timeout_at(deadline(Instant::now(), limit), self.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(Fault::of),
+            Err(_) => Err(Fault::Silent(limit)),
+        }
+    }
+
+    async fn collect_up_to(mut self, max: usize) -> Result<Bytes, Fault> {
+        let mut all = BytesMut::new();
+        while let Some(chunk) = self.next().await? {
+            if all.len() + chunk.len() > max {
+                return Err(Fault::Nonsense(format!(
+                    "an answer of more than {max} bytes"
+                )));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.freeze())
+    }
+}
+
+/// When something moved last.
+struct Progress(Mutex<Instant>);
+
+impl Progress {
+    fn new() -> Progress {
+        Progress(Mutex::new(Instant::now()))
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `answer` for as long as something moves at least every `limit`.
+    async fn limit<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut answer = pin!(answer);
+        let mut until = deadline(self.last(), limit);
+        loop {
+            if let Ok(answer) = timeout_at(until, answer.as_mut()).await {
+                return Ok(answer);
+            }
+            let moved = deadline(self.last(), limit);
+            if moved <= until {
+                return Err(Fault::Silent(limit));
+            }
+            until = moved;
+        }
+    }
+}
+
+/// `limit` after `start`, or a day where that is no time.
+fn deadline(start: Instant, limit: Duration) -> Instant {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    start.checked_add(limit).unwrap_or(start + DAY)
+}
+
+/// The body of a request, in pieces, each of which is progress.
+struct Outgoing {
+    body: HttpRequestBody,
+    rest: Bytes,
+    progress: Arc<Progress>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        self.progress.note();
+        while self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.rest = data;
+                    }
+                }
+                other => return other,
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.body.size_hint();
+        SizeHint::with_exact(hint.lower() + self.rest.len() as u64)
+    }
+}
+
+/// What `object_store` sends its requests through: those of uploads.
+#[async_trait]
+impl HttpService for Transport {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let exchange = async {
+            let answer = self.send(request).await?;
+            answer.collect().await
+        };
+        match exchange.await {
+            Ok((status, headers, body)) => {
+                let mut response = HttpResponse::new(body.into());
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
+                Ok(response)
+            }
+            Err(fault) => Err(HttpError::new(what_to_send_again(&fault), fault)),
+        }
+    }
+}
+
+/// Says which requests of an upload `object_store` sends again.
+fn what_to_send_again(fault: &Fault) -> HttpErrorKind {
+    match fault {
+        Fault::Unreachable(_, _) => HttpErrorKind::Connect,
+        Fault::Silent(_) => HttpErrorKind::Timeout,
+        Fault::Broken(_) => HttpErrorKind::Interrupted,
+        Fault::Refused(refusal) => match refusal.status {
+            408 | 429 | 500 | 502..=504 => HttpErrorKind::Request,
+            200 => HttpErrorKind::Request,
+            _ => HttpErrorKind::Unknown,
+        },
+        Fault::Nonsense(_) | Fault::Unsigned { .. } => HttpErrorKind::Unknown,
+    }
+}
+
+impl HttpConnector for Transport {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").finish_non_exhaustive()
+    }
+}
