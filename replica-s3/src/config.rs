@@ -16,9 +16,9 @@ use crate::providers::{Addressing, Provider};
 /// let config = S3Config::new("backups")
 ///     .prefix("app/db")
 ///     .endpoint("https://minio.example.com")
-///     .credentials(Credentials::new("AKIA…", "a secret"));
+///     .credentials(Credentials::new("AKIAEXAMPLE", "its-secret"));
 ///
-/// assert!(!format!("{config:?}").contains("a secret"));
+/// assert!(!format!("{config:?}").contains("its-secret"));
 /// let client = S3Client::new(config)?;
 /// # Ok(())
 /// # }

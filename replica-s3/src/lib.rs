@@ -9,7 +9,7 @@
 //! let config = S3Config::new("backups")
 //!     .prefix("app/db")
 //!     .region("eu-central-1")
-//!     .credentials(Credentials::new("AKIA…", "a secret"));
+//!     .credentials(Credentials::new("AKIAEXAMPLE", "its-secret"));
 //! let client = S3Client::new(config)?;
 //! let file = FileId {
 //!     level: Level::RAW,
