@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`Proxy`] | a TCP proxy | slow, stalled, cut, deaf: see [`Fault`] |
 //! | [`http::Scripted`] | an HTTP/1.1 server, or a relay to one | answers what a test says |
+//! | [`S3Server`] | an S3 server in memory | stops, starts, and is stricter than most |
 //!
 //! Everything listens on a free port of 127.0.0.1, starts without an `await`, and ends with its
 //! owner. Everything runs on a runtime of its own, by the real clock: a test that pauses Tokio's
@@ -28,5 +29,7 @@
 pub mod http;
 mod port;
 mod proxy;
+mod s3;
 
 pub use proxy::{Direction, Fault, Proxy};
+pub use s3::{OpenUpload, S3Server, StoredObject, pattern};
