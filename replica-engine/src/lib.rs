@@ -1,10 +1,11 @@
-//! Brings SQLite databases back from the LTX files of a replica.
+//! Copies SQLite databases into the LTX files of a replica, and brings them back from those.
 //!
 //! A restore is planned, and then carried out: [`RestorePlan`] chooses the files, without any
 //! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
 //! again where one of them is damaged. [`check`] reads a whole replica and judges it.
 //!
-//! [`wal`] reads the write-ahead log of a live database.
+//! A [`Replicator`] copies what is committed to a live database, of which it reads the write-ahead
+//! log; [`wal`] tells what is in one.
 
 #[cfg(not(unix))]
 compile_error!("replica-engine needs the file system of a Unix");
@@ -12,12 +13,14 @@ compile_error!("replica-engine needs the file system of a Unix");
 mod apply;
 mod check;
 mod damage;
+mod database;
 mod error;
 mod fetch;
 mod integrity;
 mod listing;
 mod plan;
 mod progress;
+mod replicate;
 mod restore;
 mod staged;
 mod verify;
@@ -29,6 +32,7 @@ pub use error::RestoreError;
 pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
+pub use replicate::{ReplicateError, ReplicateOptions, Replicator, SnapshotReason, Synced};
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;
 pub use verify::{Sound, check_file};

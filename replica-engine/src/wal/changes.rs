@@ -151,6 +151,11 @@ impl ChangedPage {
         self.pgno
     }
 
+    /// The number of the frame, from 1.
+    pub const fn frame(&self) -> u32 {
+        self.frame
+    }
+
     /// The byte of the WAL at which the frame begins.
     pub const fn offset(&self, page_size: PageSize) -> u64 {
         let before = self.frame as u64 - 1;

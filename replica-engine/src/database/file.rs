@@ -1,0 +1,147 @@
+//! The database file as SQLite itself has it open.
+//!
+//! A process that opens the file once more and closes it again loses, by the rules of POSIX, all
+//! the locks that its connections hold on it, those of the application that embeds this crate
+//! among them. So the file is read through the handle that a connection has, which only SQLite's
+//! C interface gives. This is the only place of the crate that calls it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use rusqlite::{Connection, Error, Result, ffi};
+
+/// Reads the part of `connection`'s database file that begins at byte `offset`. What is beyond the
+/// end of the file reads as zeros, as it does for SQLite.
+///
+/// Nothing is locked by this, so what is read is of one state only where the connection's own
+/// transaction, or the caller, sees to that.
+pub(super) fn read(connection: &Connection, offset: u64, out: &mut [u8]) -> Result<()> {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), c_int::try_from(out.len())) else {
+        return Err(misuse());
+    };
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    file_control(connection, ffi::SQLITE_FCNTL_FILE_POINTER, &mut file)?;
+    // SAFETY: SQLite has set `file` to the open file of the connection's main database, which it
+    // owns for as long as the connection is open, which it is while it is borrowed. A connection is
+    // not `Sync`, so no other thread uses that file meanwhile. A file that is not open has no
+    // methods. `xRead` writes at most `len` bytes to `out`, which has as many.
+    let code = unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_read = methods.and_then(|methods| methods.xRead);
+        let x_read = x_read.ok_or_else(misuse)?;
+        x_read(file, out.as_mut_ptr().cast(), len, offset)
+    };
+    match code {
+        // A short read has filled the rest with zeros.
+        ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// Whether `connection`'s database is no longer the file of its path: it was renamed, deleted or
+/// replaced.
+pub(super) fn has_moved(connection: &Connection) -> Result<bool> {
+    let mut moved: c_int = 0;
+    file_control(connection, ffi::SQLITE_FCNTL_HAS_MOVED, &mut moved)?;
+    Ok(moved != 0)
+}
+
+/// Asks the file of `connection`'s main database for something that SQLite stores in `answer`,
+/// which must be of the type that belongs to `operation`.
+fn file_control<T>(connection: &Connection, operation: c_int, answer: &mut T) -> Result<()> {
+    let answer: *mut T = answer;
+    // SAFETY: the handle is that of an open connection, which is borrowed and so can't be closed
+    // meanwhile; the name is a C string; and both callers give an answer of the type that SQLite's
+    // documentation has for their operation.
+    let code = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            operation,
+            answer.cast::<c_void>(),
+        )
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+fn misuse() -> Error {
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_MISUSE), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_file_is_read_as_it_is_with_zeros_behind_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("PRAGMA page_size=512; CREATE TABLE t(a)")
+            .unwrap();
+        let mut out = [7; 700];
+
+        read(&connection, 512, &mut out).unwrap();
+
+        drop(connection);
+        let content = fs::read(&path).unwrap();
+        assert_eq!(content.len(), 1024);
+        assert_eq!(out[..512], content[512..]);
+        assert_eq!(out[512..], [0; 188]);
+    }
+
+    #[test]
+    fn an_offset_that_no_file_has_is_an_error() {
+        let connection = Connection::open_in_memory().unwrap();
+
+        assert!(read(&connection, u64::MAX, &mut [0; 8]).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_has_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+
+        assert!(!has_moved(&connection).unwrap());
+        fs::rename(&path, folder.path().join("b.db")).unwrap();
+        assert!(has_moved(&connection).unwrap());
+        fs::write(&path, "another one").unwrap();
+        assert!(has_moved(&connection).unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn reading_the_file_costs_no_lock() {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE t(a); BEGIN EXCLUSIVE")
+            .unwrap();
+        let inode = format!(":{} ", fs::metadata(&path).unwrap().ino());
+        let locks = || {
+            let all = fs::read_to_string("/proc/locks").unwrap();
+            all.lines().filter(|line| line.contains(&inode)).count()
+        };
+        let before = locks();
+
+        read(&connection, 0, &mut [0; 100]).unwrap();
+        assert_eq!(locks(), before);
+
+        // What it would cost otherwise.
+        drop(fs::File::open(&path).unwrap());
+        assert!(before > 0 && locks() == 0);
+    }
+}

@@ -1,0 +1,320 @@
+//! A live database, held so that nobody begins its write-ahead log anew behind our back.
+
+mod file;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ltx::{PageSize, Pgno};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::ReplicateError;
+use crate::wal::{Break, Chain, ChangedPage, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
+
+/// How long SQLite waits for a lock of somebody else's.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The tables by which Litestream writes to a log that has no frames and takes the write lock.
+/// Both programs use them, so that either can take over from the other.
+const TABLES: &str = "CREATE TABLE IF NOT EXISTS _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER); \
+     CREATE TABLE IF NOT EXISTS _litestream_lock (id INTEGER)";
+
+/// Puts one frame into the log.
+const BUMP: &str = "INSERT INTO _litestream_seq (id, seq) VALUES (1, 1) \
+     ON CONFLICT (id) DO UPDATE SET seq = seq + 1";
+
+/// How often the log is looked at again because it was begun anew in between, which happens once.
+const LOOKS_MAX: usize = 4;
+
+/// How many bytes of the log are read at a time, at least.
+const READ_SIZE: usize = 256 * 1024;
+
+/// Two connections to one database, of which one is in a read transaction at any time: the *hold*.
+///
+/// While that lasts, SQLite begins the log anew at most once, and only when every frame that was
+/// in it when the hold began is in the database file too: a reader of frames keeps others from
+/// overwriting them, and a reader of the database file alone keeps others from checkpointing what
+/// is written to the new log. [`hand_over`](Database::hand_over) begins a new hold before the old
+/// one ends, so there is one without interruption for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Database {
+    path: PathBuf,
+    wal: PathBuf,
+    holding: Connection,
+    free: Connection,
+}
+
+/// What the log is at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) header: Result<WalHeader, HeaderFault>,
+    /// How many of its frames are committed.
+    pub(crate) frames: u32,
+    /// How many of those are in the database file too.
+    pub(crate) backfilled: u32,
+}
+
+impl Database {
+    /// Opens the database at `path`, puts it into WAL mode and holds it.
+    pub(crate) fn open(path: &Path) -> Result<Database, ReplicateError> {
+        let holding = connect(path)?;
+        let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
+        let mode: String = holding
+            .query_row("PRAGMA journal_mode=WAL", (), |row| row.get(0))
+            .map_err(sqlite)?;
+        if mode != "wal" {
+            let path = path.to_owned();
+            return Err(ReplicateError::NotWal { path, mode });
+        }
+        holding.execute_batch(TABLES).map_err(sqlite)?;
+        let free = connect(path)?;
+        // SQLite follows links, and puts the log beside what they lead to.
+        let resolved = path.canonicalize().map_err(|source| ReplicateError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut wal = resolved.clone().into_os_string();
+        wal.push("-wal");
+        hold(&holding).map_err(sqlite)?;
+        Ok(Database {
+            path: resolved,
+            wal: wal.into(),
+            holding,
+            free,
+        })
+    }
+
+    /// The path of the log.
+    pub(crate) fn wal_path(&self) -> &Path {
+        &self.wal
+    }
+
+    /// What the log is now.
+    pub(crate) fn observe(&self) -> Result<Observed, ReplicateError> {
+        if file::has_moved(&self.holding).map_err(|source| self.failed("look for", source))? {
+            let path = self.path.clone();
+            return Err(ReplicateError::Replaced { path });
+        }
+        for _ in 0..LOOKS_MAX {
+            let header = self.wal_header()?;
+            let (frames, backfilled) = self.counts()?;
+            if self.wal_header()? == header {
+                return Ok(Observed {
+                    header,
+                    frames,
+                    backfilled,
+                });
+            }
+        }
+        Err(self.unsteady())
+    }
+
+    /// Sees to it that the log has frames that can't be checkpointed under this hold, so that it
+    /// can't be begun anew either.
+    pub(crate) fn pin(&self) -> Result<(), ReplicateError> {
+        let Observed {
+            frames, backfilled, ..
+        } = self.observe()?;
+        if frames == backfilled {
+            self.free
+                .execute(BUMP, ())
+                .map_err(|source| self.failed("write to", source))?;
+        }
+        Ok(())
+    }
+
+    /// Collects what is committed after `start`, up to frame number `frames` or the end of the
+    /// first transaction after which it is more than `bytes`. The log's file, which is returned
+    /// too, is where the pages are.
+    pub(crate) fn changes(
+        &self,
+        start: Chain,
+        frames: u32,
+        bytes: u64,
+    ) -> Result<(Changes, File), ReplicateError> {
+        let header = *start.header();
+        let file = self.open_wal()?;
+        let mut changes = Changes::since(start);
+        let mut buffer = vec![0; (READ_SIZE / header.frame_size()).max(1) * header.frame_size()];
+        'log: while changes.next().frames() < frames {
+            let read = read_at_most(&file, &mut buffer, changes.next().offset())
+                .map_err(|source| self.unreadable(source))?;
+            if read < header.frame_size() {
+                return Err(self.broken(&header, changes.next(), Break::Short));
+            }
+            for frame in buffer[..read].chunks(header.frame_size()) {
+                if changes.next().frames() == frames {
+                    break 'log;
+                }
+                let taken = changes
+                    .take(frame)
+                    .map_err(|found| self.broken(&header, changes.next(), found))?;
+                let len = changes.next().offset() - start.offset();
+                if taken == Taken::Commit && len >= bytes {
+                    break 'log;
+                }
+            }
+        }
+        if self.wal_header()? != Ok(header) {
+            return Err(self.unsteady());
+        }
+        Ok((changes, file))
+    }
+
+    /// Reads the pages from `first` on from the database file, without the log.
+    pub(crate) fn read_pages(
+        &self,
+        first: Pgno,
+        page_size: PageSize,
+        out: &mut [u8],
+    ) -> Result<(), ReplicateError> {
+        file::read(&self.holding, first.offset(page_size), out)
+            .map_err(|source| self.failed("read", source))
+    }
+
+    /// The log's file, which SQLite locks nothing of, so that it may be opened and closed.
+    pub(crate) fn open_wal(&self) -> Result<File, ReplicateError> {
+        File::open(&self.wal).map_err(|source| self.unreadable(source))
+    }
+
+    /// The header of the log. One that isn't there is one without bytes.
+    fn wal_header(&self) -> Result<Result<WalHeader, HeaderFault>, ReplicateError> {
+        let file = match File::open(&self.wal) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Err(HeaderFault::Short { len: 0 }));
+            }
+            Err(source) => return Err(self.unreadable(source)),
+        };
+        let mut bytes = [0; HEADER_SIZE];
+        let len = read_at_most(&file, &mut bytes, 0).map_err(|source| self.unreadable(source))?;
+        Ok(WalHeader::parse(&bytes[..len]))
+    }
+
+    /// How many frames SQLite counts in the log, and how many of them are in the database file.
+    fn counts(&self) -> Result<(u32, u32), ReplicateError> {
+        let (frames, backfilled): (i64, i64) = self
+            .free
+            .query_row("PRAGMA wal_checkpoint(NOOP)", (), |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })
+            .map_err(|source| self.failed("look at the log of", source))?;
+        match (u32::try_from(frames), u32::try_from(backfilled)) {
+            (Ok(frames), Ok(backfilled)) => Ok((frames, backfilled)),
+            // SQLite says so with -1.
+            _ => Err(ReplicateError::NotWal {
+                path: self.path.clone(),
+                mode: String::from("another"),
+            }),
+        }
+    }
+
+    /// Tells a log that was begun anew while it was being read from one that is damaged.
+    fn broken(&self, header: &WalHeader, at: &Chain, found: Break) -> ReplicateError {
+        match self.wal_header() {
+            Ok(now) if now == Ok(*header) => ReplicateError::Log {
+                path: self.wal.clone(),
+                offset: at.offset(),
+                found,
+            },
+            Ok(_) => self.unsteady(),
+            Err(error) => error,
+        }
+    }
+
+    /// The log has frames, but `fault` instead of a header.
+    pub(crate) fn without_header(&self, fault: HeaderFault) -> ReplicateError {
+        let path = self.wal.clone();
+        ReplicateError::LogHeader { path, fault }
+    }
+
+    pub(crate) fn unsteady(&self) -> ReplicateError {
+        let path = self.wal.clone();
+        ReplicateError::Unsteady { path }
+    }
+
+    fn unreadable(&self, source: io::Error) -> ReplicateError {
+        let path = self.wal.clone();
+        ReplicateError::Read { path, source }
+    }
+
+    fn failed(&self, action: &'static str, source: rusqlite::Error) -> ReplicateError {
+        ReplicateError::sqlite(action, &self.path, source)
+    }
+}
+
+/// Reads `page` from the log's file once more, where `of` is any place in that log.
+pub(crate) fn read_frame<'a>(
+    wal: &File,
+    page: &ChangedPage,
+    of: &Chain,
+    frame: &'a mut [u8],
+) -> Result<&'a [u8], FrameFault> {
+    wal.read_exact_at(frame, page.offset(of.header().page_size()))
+        .map_err(FrameFault::Read)?;
+    page.verify(of, frame).map_err(|_| FrameFault::Replaced)
+}
+
+/// Why a frame that was there can't be read.
+#[derive(Debug)]
+pub(crate) enum FrameFault {
+    Read(io::Error),
+    /// It is another one now.
+    Replaced,
+}
+
+impl FrameFault {
+    /// The same fault of the log at `path`.
+    pub(crate) fn at(self, path: PathBuf) -> ReplicateError {
+        match self {
+            // A log that is begun anew may be cut off too.
+            FrameFault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                ReplicateError::Unsteady { path }
+            }
+            FrameFault::Read(source) => ReplicateError::Read { path, source },
+            FrameFault::Replaced => ReplicateError::Unsteady { path },
+        }
+    }
+}
+
+/// Opens one more connection to the database at `path`, which never checkpoints of itself, neither
+/// after a commit nor when it is closed as the last one: the log then stays where it is, and
+/// whoever opens the database next goes on with it.
+fn connect(path: &Path) -> Result<Connection, ReplicateError> {
+    let sqlite = |source| ReplicateError::sqlite("open", path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(sqlite)?;
+    connection
+        .execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16; PRAGMA mmap_size=0")
+        .map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// Begins a read transaction.
+fn hold(connection: &Connection) -> rusqlite::Result<()> {
+    // A transaction begins with the first read.
+    connection.execute_batch("BEGIN")?;
+    connection.query_row("SELECT count(*) FROM _litestream_seq", (), |_| Ok(()))
+}
+
+/// Reads from byte `offset` on until the buffer is full or the file ends.
+fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}

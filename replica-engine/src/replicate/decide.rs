@@ -1,0 +1,121 @@
+//! Decides what the next file of a replica holds. No I/O.
+
+use std::fmt;
+
+use ltx::PageSize;
+
+use crate::database::Observed;
+use crate::wal::{Chain, Changed, HeaderFault};
+
+/// A place in the log up to which a replica has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The end of the last transaction that the replica has.
+    pub(crate) end: Chain,
+    /// How many pages the database had then.
+    pub(crate) commit: u32,
+    /// Whether the replica has had everything at some moment of the present hold on the database.
+    pub(crate) complete: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing is committed that the replica has not.
+    Nothing,
+    /// Store what is committed after this place.
+    Append(Chain),
+    /// Store the whole database, because nothing tells what was missed.
+    Snapshot(SnapshotReason),
+}
+
+/// Why the whole database is stored and not only what has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SnapshotReason {
+    /// The replica is empty.
+    First,
+    /// The replica's newest file does not say which part of a log it was made of.
+    NoPlace,
+    /// The replica's newest file can't be read.
+    Unreadable,
+    /// The log was begun anew, and what it held before may not be in the replica.
+    NewLog,
+    /// The log ends before the place up to which the replica has it: the database is older than
+    /// its replica.
+    ShorterLog,
+    /// The log has something else at the place that the replica's newest file was made of.
+    OtherLog,
+    /// The database has grown by pages that nobody has written.
+    Unwritten,
+}
+
+impl fmt::Display for SnapshotReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SnapshotReason::First => "the replica is empty",
+            SnapshotReason::NoPlace => "the replica's newest file does not say where to go on",
+            SnapshotReason::Unreadable => "the replica's newest file can't be read",
+            SnapshotReason::NewLog => "the write-ahead log was begun anew since it was copied",
+            SnapshotReason::ShorterLog => "the database is older than its replica",
+            SnapshotReason::OtherLog => "the database has another history than its replica",
+            SnapshotReason::Unwritten => "the database has grown by pages that were not written",
+        })
+    }
+}
+
+/// Decides what is to be stored now, where `place` is where the replica stands.
+///
+/// # Errors
+///
+/// The fault of a header that should be there, because SQLite counts frames behind it.
+pub(crate) fn decide(
+    place: Result<&Place, SnapshotReason>,
+    observed: &Observed,
+) -> Result<Step, HeaderFault> {
+    let place = match place {
+        Ok(place) => place,
+        Err(reason) => return Ok(Step::Snapshot(reason)),
+    };
+    if observed.frames == 0 {
+        // Whatever there was is in the database file now, and whoever begins the log anew next
+        // may not have written its header yet.
+        return Ok(match place.complete {
+            true => Step::Nothing,
+            false => Step::Snapshot(SnapshotReason::NewLog),
+        });
+    }
+    let header = observed.header?;
+    if header == *place.end.header() {
+        return Ok(match place.end.frames() {
+            copied if copied == observed.frames => Step::Nothing,
+            copied if copied < observed.frames => Step::Append(place.end),
+            _ => Step::Snapshot(SnapshotReason::ShorterLog),
+        });
+    }
+    // Under one hold the log begins anew once, after all of it was in the database. So nothing was
+    // missed where all of it was also in the replica, and this is the very next log.
+    let ([salt, _], [before, _]) = (header.salts(), place.end.header().salts());
+    let next = salt == before.wrapping_add(1);
+    let same_size = header.page_size() == place.end.header().page_size();
+    Ok(match place.complete && next && same_size {
+        true => Step::Append(Chain::new(header)),
+        false => Step::Snapshot(SnapshotReason::NewLog),
+    })
+}
+
+/// Whether `changed` has every page by which the database has grown beyond `before` pages. SQLite
+/// writes them all; where it has not, the file would not be enough to restore from.
+pub(crate) fn has_growth(changed: &Changed, before: u32) -> bool {
+    let page_size = changed.end().header().page_size();
+    let after = changed.commit().map_or(0, |commit| commit.get());
+    let grown = data_pages(after, page_size).saturating_sub(data_pages(before, page_size));
+    let written = changed.pages().iter().rev();
+    let written = written.take_while(|page| page.pgno().get() > before);
+    written.count() == grown as usize
+}
+
+/// How many of a database's first `pages` pages are stored: all but the lock page.
+fn data_pages(pages: u32, page_size: PageSize) -> u32 {
+    pages - u32::from(pages >= page_size.lock_page().get())
+}
