@@ -49,6 +49,12 @@ fn slow_body(pause: Duration) -> Body {
     Body::once(100, slow.boxed())
 }
 
+/// What `wait` comes to, which a broken limit must not turn into a test that hangs.
+async fn ended<T>(wait: impl Future<Output = T>) -> T {
+    let ended = tokio::time::timeout(10 * DELETE_ALL, wait).await;
+    ended.expect("a limit should end it")
+}
+
 #[track_caller]
 fn assert_given_up(error: Error, op: Op) {
     assert_eq!(
@@ -140,7 +146,7 @@ async fn a_read_that_stands_still_is_given_up() {
     let start = Instant::now();
 
     let error = loop {
-        match stream.next().await.expect("it should end in an error") {
+        match ended(stream.next()).await.expect("an error ends it") {
             Ok(chunk) => read += chunk.len(),
             Err(error) => break error,
         }
@@ -164,7 +170,7 @@ async fn a_listing_that_stands_still_is_given_up() {
 
     assert!(files.next().await.unwrap().is_ok());
     let start = Instant::now();
-    let error = files.next().await.unwrap().unwrap_err();
+    let error = ended(files.next()).await.unwrap().unwrap_err();
 
     assert_given_up(error, Op::List);
     assert_eq!(start.elapsed(), STALL);
@@ -243,9 +249,8 @@ async fn a_write_whose_body_stands_still_is_given_up() {
     let half = stream::iter([Ok(content().slice(..50))]).chain(stream::pending());
     let start = Instant::now();
 
-    let written = timeout
-        .write(raw(2), Timestamp::EPOCH, Body::once(100, half.boxed()))
-        .await;
+    let body = Body::once(100, half.boxed());
+    let written = ended(timeout.write(raw(2), Timestamp::EPOCH, body)).await;
 
     let error = written.unwrap_err();
     assert_eq!(error.message(), "nothing came of the body for 30s");
@@ -268,7 +273,7 @@ async fn a_write_whose_store_stands_still_is_given_up() {
         let start = Instant::now();
 
         let body = slow_body(pause);
-        let written = timeout.write(raw(2), Timestamp::EPOCH, body).await;
+        let written = ended(timeout.write(raw(2), Timestamp::EPOCH, body)).await;
 
         assert_given_up(written.unwrap_err(), Op::Write);
         assert_eq!(start.elapsed(), waited);
@@ -283,7 +288,7 @@ async fn a_write_that_does_not_end_is_given_up() {
     let start = Instant::now();
 
     let body = slow_body(Duration::from_secs(1));
-    let written = timeout.write(raw(2), Timestamp::EPOCH, body).await;
+    let written = ended(timeout.write(raw(2), Timestamp::EPOCH, body)).await;
 
     assert_given_up(written.unwrap_err(), Op::Write);
     assert_eq!(start.elapsed(), 10 * Duration::from_secs(1) + CALL);
