@@ -408,14 +408,33 @@ struct Batch {
     runs: Vec<(u64, usize)>,
 }
 
-/// What the database must be once all batches are written.
+/// What the database must be once all files are applied.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     /// The file that applied last.
     file: FileId,
     page_size: PageSize,
-    commit: u32,
+    pub(crate) commit: u32,
     checksum: Option<Checksum>,
+}
+
+impl End {
+    /// Holds the checksum of the database's pages against the one that the last file says, where
+    /// it says one.
+    pub(crate) fn check(&self, computed: Checksum) -> Result<(), Damage> {
+        match self.checksum {
+            Some(stored) if stored != computed => {
+                let fault = Fault::DatabaseChecksum { stored, computed };
+                Err(Damage::new(self.file, fault))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is something to check.
+    pub(crate) fn has_checksum(&self) -> bool {
+        self.checksum.is_some()
+    }
 }
 
 enum ToWrite {
@@ -555,9 +574,9 @@ fn begin_writeback(file: &File) {
 
 /// Whether the pages have the checksum that the last file says, where it says one.
 fn check_database(database: &File, end: End) -> Result<(), Stopped> {
-    let Some(stored) = end.checksum else {
+    if !end.has_checksum() {
         return Ok(());
-    };
+    }
     let mut checksum = DatabaseChecksum::default();
     let mut bytes = vec![0; BATCH_BYTES];
     let per_read = (BATCH_BYTES / end.page_size.bytes()) as u64;
@@ -583,12 +602,7 @@ fn check_database(database: &File, end: End) -> Result<(), Stopped> {
         }
         next += count;
     }
-    if checksum.get() == stored {
-        return Ok(());
-    }
-    let computed = checksum.get();
-    let fault = Fault::DatabaseChecksum { stored, computed };
-    Err(Damage::new(end.file, fault).into())
+    Ok(end.check(checksum.get())?)
 }
 
 #[cfg(test)]

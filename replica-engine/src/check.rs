@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use ltx::{Header, PageSize};
+use ltx::{Checksum, DatabaseChecksum, Header, PageSize, Pgno, Trailer};
 use replica_core::{
-    Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp,
-    Timestamps, Txid,
+    Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, Timestamp, Timestamps, Txid,
 };
 
 use crate::apply::Assembly;
 use crate::damage::ReadFailure;
+use crate::listing::list;
 use crate::plan::restore_points;
-use crate::verify::{Sound, read, verify};
+use crate::verify::{Sound, Visit, show, verify};
 use crate::{Damage, Fault, PlanError, RestorePlan, Target};
 
 /// How many files are read at a time.
@@ -127,7 +127,13 @@ pub struct RestorePoint {
     pub created_at: Timestamp,
 }
 
-/// Reads every file of the replica behind `client`, and compares them with one another.
+/// Reads every file of the replica behind `client`, and compares them with one another: whatever a
+/// restore of the latest state would refuse is found.
+///
+/// Each file is read once, and those of the latest state again: all but the first, which has the
+/// whole database, once; and where they hold checksums of the database, which Litestream's don't,
+/// all of them once more. Besides up to 16 MiB that are fetched ahead and what is noted of each file,
+/// that takes one bit of memory for each page of the database.
 ///
 /// # Errors
 ///
@@ -256,14 +262,6 @@ pub async fn check(
     })
 }
 
-async fn list(
-    client: &dyn ReplicaClient,
-    timestamps: Timestamps,
-) -> replica_core::Result<Vec<FileInfo>> {
-    let levels = Level::ALL.map(|level| client.list_all(level, Txid::FIRST, timestamps));
-    Ok(futures::future::try_join_all(levels).await?.concat())
-}
-
 fn latest(listed: &[FileInfo]) -> Target {
     match listed.iter().map(|file| file.id.txids.max()).max() {
         Some(last) => Target::Txid(last),
@@ -298,7 +296,8 @@ fn covered(gone: FileId, files: &[FileInfo]) -> bool {
 
 /// Holds the files of the latest state against the rules that a restore holds them against.
 ///
-/// The first one has all pages, or it would not be sound; the others are read again for theirs.
+/// The first one has all pages, or it would not be sound; the others are read again for theirs,
+/// and all of them once more where the last one has a checksum of the database.
 async fn assemble(
     client: &Arc<dyn ReplicaClient>,
     listed: &[FileInfo],
@@ -319,11 +318,73 @@ async fn assemble(
     let mut assembly = Assembly::new(plan.needed(), None, last.header.commit());
     assembly.whole(first.header, first.trailer)?;
     for file in plan.needed().iter().skip(1) {
-        let (_, read) = read(Arc::clone(client), *file, AHEAD, Some(assembly)).await?;
-        assembly = read.expect("it comes back from where it was sent");
+        (_, assembly) = show(Arc::clone(client), *file, AHEAD, assembly).await?;
     }
-    assembly.finish()?;
+    let (_, end) = assembly.finish()?;
+
+    // A file with all pages has been held against its own checksum of them.
+    if !end.has_checksum() || plan.needed().len() == 1 {
+        return Ok(());
+    }
+    let mut database = NewestPages::new(end.commit);
+    for file in plan.needed().iter().rev() {
+        (_, database) = show(Arc::clone(client), *file, AHEAD, database).await?;
+    }
+    end.check(database.checksum.get())?;
     Ok(())
+}
+
+impl Visit for Assembly {
+    fn begin(&mut self, header: Header) -> Result<(), Damage> {
+        Assembly::begin(self, header)
+    }
+
+    fn page(&mut self, pgno: Pgno, _: &[u8]) -> Result<(), Damage> {
+        Assembly::page(self, pgno)
+    }
+
+    fn end(&mut self, trailer: Trailer) {
+        Assembly::end(self, trailer);
+    }
+}
+
+/// The checksum of the database that files leave, which come from the newest to the oldest: so the
+/// first version of a page that is seen is the one that stays, and that it was seen is all there is
+/// to remember. That takes a bit for each page, of which [`assemble`] has proven that they are there.
+struct NewestPages {
+    commit: u32,
+    seen: Vec<u64>,
+    checksum: DatabaseChecksum,
+}
+
+impl NewestPages {
+    fn new(commit: u32) -> NewestPages {
+        NewestPages {
+            commit,
+            seen: vec![0; commit as usize / 64 + 1],
+            checksum: DatabaseChecksum::default(),
+        }
+    }
+}
+
+impl Visit for NewestPages {
+    fn begin(&mut self, _: Header) -> Result<(), Damage> {
+        Ok(())
+    }
+
+    fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Damage> {
+        let (number, bit) = (pgno.get(), 1 << (pgno.get() % 64));
+        if let Some(seen) = self.seen.get_mut(number as usize / 64)
+            && number <= self.commit
+            && *seen & bit == 0
+        {
+            *seen |= bit;
+            self.checksum.add(Checksum::of_page(pgno, page));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _: Trailer) {}
 }
 
 /// What was found, and whoever is told at once.

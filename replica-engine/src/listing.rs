@@ -136,7 +136,10 @@ impl Known {
 /// A replicator may compact meanwhile: it writes to a higher level, and then deletes from the lower
 /// one. What it has deleted before its level was listed is seen in the higher one, which is listed
 /// later. In another order it would be seen in neither, and the latest state be silently older.
-async fn list(client: &dyn ReplicaClient, timestamps: Timestamps) -> Result<Vec<FileInfo>> {
+pub(crate) async fn list(
+    client: &dyn ReplicaClient,
+    timestamps: Timestamps,
+) -> Result<Vec<FileInfo>> {
     let mut files = Vec::new();
     for level in Level::ALL {
         files.extend(client.list_all(level, Txid::FIRST, timestamps).await?);

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::StreamExt;
-use ltx::{Decoder, Header, PageSize, ReadError, Reader, Step, Trailer};
+use ltx::{Decoder, Header, PageSize, Pgno, ReadError, Reader, Step, Trailer};
 use replica_core::{FileId, FileInfo, ReplicaClient};
 
 use crate::Damage;
-use crate::apply::Assembly;
 use crate::damage::{ReadFailure, check_name};
 use crate::fetch::{Follows, pieces};
 use crate::restore::run_blocking;
@@ -49,28 +48,49 @@ pub fn check_file(source: impl Read) -> Result<Sound, ReadError> {
     })
 }
 
+/// Whoever wants to see what a file holds while it is read. Nothing of it is proven before its end.
+pub(crate) trait Visit: Sized + Send + 'static {
+    fn begin(&mut self, header: Header) -> Result<(), Damage>;
+    fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Damage>;
+    fn end(&mut self, trailer: Trailer);
+}
+
+/// Wants to see nothing.
+impl Visit for () {
+    fn begin(&mut self, _: Header) -> Result<(), Damage> {
+        Ok(())
+    }
+
+    fn page(&mut self, _: Pgno, _: &[u8]) -> Result<(), Damage> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: Trailer) {}
+}
+
 /// Reads one file of a replica to its end.
 pub(crate) async fn verify(
     client: Arc<dyn ReplicaClient>,
     file: FileInfo,
     ahead: u64,
 ) -> Result<Sound, ReadFailure> {
-    Ok(read(client, file, ahead, None).await?.0)
+    Ok(show(client, file, ahead, ()).await?.0)
 }
 
-/// Reads one file of a replica to its end, and shows it to `assembly`.
-pub(crate) async fn read(
+/// Reads one file of a replica to its end, and shows it to `visitor`, who comes back.
+pub(crate) async fn show<V: Visit>(
     client: Arc<dyn ReplicaClient>,
     file: FileInfo,
     ahead: u64,
-    assembly: Option<Assembly>,
-) -> Result<(Sound, Option<Assembly>), ReadFailure> {
+    visitor: V,
+) -> Result<(Sound, V), ReadFailure> {
     let mut reading = Reading {
         file: file.id,
         decoder: Decoder::new(),
         page: vec![0; PageSize::MAX.bytes()],
+        page_size: PageSize::MAX,
         pages: 0,
-        assembly,
+        visitor,
     };
     let mut pieces = std::pin::pin!(pieces(client, vec![file], ahead));
     while let Some(piece) = pieces.next().await {
@@ -89,28 +109,27 @@ pub(crate) async fn read(
         .decoder
         .header()
         .expect("a file that is whole has a header");
-    if let Some(assembly) = &mut reading.assembly {
-        assembly.end(trailer);
-    }
+    reading.visitor.end(trailer);
     let sound = Sound {
         header,
         trailer,
         pages: reading.pages,
     };
-    Ok((sound, reading.assembly))
+    Ok((sound, reading.visitor))
 }
 
 /// A file that is being verified.
-struct Reading {
+struct Reading<V> {
     file: FileId,
     decoder: Decoder,
     page: Vec<u8>,
+    page_size: PageSize,
     pages: u64,
-    assembly: Option<Assembly>,
+    visitor: V,
 }
 
-impl Reading {
-    fn read(mut self, chunks: &[Bytes]) -> Result<Reading, Damage> {
+impl<V: Visit> Reading<V> {
+    fn read(mut self, chunks: &[Bytes]) -> Result<Reading<V>, Damage> {
         for chunk in chunks {
             let mut input = &chunk[..];
             loop {
@@ -119,15 +138,13 @@ impl Reading {
                     Step::NeedInput => break,
                     Step::Header(header) => {
                         check_name(self.file, &header)?;
-                        if let Some(assembly) = &mut self.assembly {
-                            assembly.begin(header)?;
-                        }
+                        self.page_size = header.page_size();
+                        self.visitor.begin(header)?;
                     }
                     Step::Page(pgno) => {
                         self.pages += 1;
-                        if let Some(assembly) = &mut self.assembly {
-                            assembly.page(pgno)?;
-                        }
+                        let (page, _) = self.page.split_at(self.page_size.bytes());
+                        self.visitor.page(pgno, page)?;
                     }
                 }
             }

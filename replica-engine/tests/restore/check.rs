@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use replica_core::{ErrorKind, FileId, Op};
 use replica_engine::{
-    CheckProgress, Checked, Fault, Finding, PlanError, RestorePoint, check, check_file,
+    CheckProgress, Checked, Fault, Finding, PlanError, RestorePoint, Target, check, check_file,
 };
 use replica_mock::{MockClient, file};
 
-use crate::support::{Golden, Made, at, small, txid};
+use crate::support::{
+    Compacted, Golden, Made, at, checksum, database, restored, small, txid, with_checksums,
+};
 
 async fn checked(replica: &MockClient) -> Checked {
     let mut found = Vec::new();
@@ -369,4 +371,83 @@ async fn a_store_that_is_away_fails_the_check() {
     let error = check(Arc::new(replica), |_| {}).await.unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+/// "All sound", and a restore refused the last file for a page that differs from what it says.
+#[tokio::test]
+async fn a_file_that_does_not_leave_the_database_it_says_is_found() {
+    let replica = MockClient::new();
+    with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
+    with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 1]), &[1, 2]).put(&replica);
+    with_checksums(file(0, 3..=3), &[(1, 3)], Some(&[1, 2]), &[9, 2]).put(&replica);
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(_)] => {
+            assert_eq!(damage.file, file(0, 3..=3));
+            assert_eq!(
+                damage.fault,
+                Fault::DatabaseChecksum {
+                    stored: checksum(&[9, 2]),
+                    computed: checksum(&[3, 2]),
+                }
+            );
+        }
+        findings => panic!("{findings:?}"),
+    }
+    assert_eq!(checked.restorable.unwrap().1.txid, txid(2));
+}
+
+/// Pages that come and go, that are replaced twice, and that lie behind the end for a while.
+#[tokio::test]
+async fn a_database_that_is_what_its_last_file_says_is_sound() {
+    let replica = MockClient::new();
+    let before: &[u8] = &[1; 130];
+    let all: Vec<(u32, u8)> = (1..=130).map(|pgno| (pgno, 1)).collect();
+    with_checksums(file(9, 1..=1), &all, None, before).put(&replica);
+    let cut: &[u8] = &[1; 60];
+    with_checksums(file(0, 2..=2), &[(60, 1)], Some(before), cut).put(&replica);
+    let mut grown = cut.to_vec();
+    grown.extend([3; 8]);
+    let added: Vec<(u32, u8)> = (61..=68).map(|pgno| (pgno, 3)).collect();
+    with_checksums(file(0, 3..=3), &added, Some(cut), &grown).put(&replica);
+    let mut last = grown.clone();
+    (last[0], last[63], last[64]) = (4, 4, 4);
+    let changed = [(1, 4), (64, 4), (65, 4)];
+    with_checksums(file(0, 4..=4), &changed, Some(&grown), &last).put(&replica);
+
+    check_finds(&replica, &[]).await;
+
+    let (_, content) = restored(&replica, Target::Latest).await.unwrap();
+    assert_eq!(content, database(&last));
+}
+
+#[tokio::test]
+async fn a_file_that_continues_another_database_is_found() {
+    let replica = MockClient::new();
+    with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
+    with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 9]), &[1, 2]).put(&replica);
+
+    let checked = checked(&replica).await;
+
+    match &checked.findings[..] {
+        [Finding::Damaged(damage), Finding::Unrestorable(_)] => {
+            assert_eq!(damage.file, file(0, 2..=2));
+            assert!(matches!(damage.fault, Fault::Chain { .. }), "{damage}");
+        }
+        findings => panic!("{findings:?}"),
+    }
+}
+
+/// All levels were listed at once, as a restore once did: what was compacted between two of them
+/// was in neither, and the check said that it was missing.
+#[tokio::test]
+async fn a_compaction_during_the_listing_is_no_finding() {
+    let (replica, _) = small();
+
+    let checked = check(Arc::new(Compacted(replica)), |_| {}).await.unwrap();
+
+    assert_eq!(checked.findings, []);
+    assert_eq!(checked.restorable.unwrap().1.txid, txid(3));
 }

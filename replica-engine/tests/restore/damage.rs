@@ -2,16 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use ltx::{Checksum, DatabaseChecksum, Pgno};
 use replica_core::{
     Body, ByteRange, ByteStream, Capabilities, ErrorKind, FileId, FileInfo, FileStream, Level, Op,
-    ReplicaClient, ReplicaClientExt, Result, Timestamp, Timestamps, Txid,
+    ReplicaClient, Result, Timestamp, Timestamps, Txid,
 };
 use replica_engine::{Damage, Fault, PlanError, Progress, RestoreError, Target, restore};
 use replica_mock::{MockClient, file};
 
 use crate::support::{
-    Golden, Made, Output, PAGE_SIZE, database, page, restored, sha256, small, txid,
+    Compacted, Golden, Made, Output, database, restored, sha256, small, txid, with_checksums,
 };
 
 /// Restores the latest state of a replica that has been damaged in `damaged`.
@@ -488,22 +487,6 @@ async fn missing_pages_don_t_matter_once_they_are_cut_off() {
     assert_eq!(content, database(&[4, 3]));
 }
 
-/// The checksum of the database of `pages`, in the order of their numbers from 1.
-fn checksum(fills: &[u8]) -> Checksum {
-    let mut database = DatabaseChecksum::default();
-    for (fill, pgno) in fills.iter().zip(1..) {
-        let page = page(pgno, *fill, PAGE_SIZE);
-        database.add(Checksum::of_page(Pgno::new(pgno).unwrap(), &page));
-    }
-    database.get()
-}
-
-fn with_checksums(id: FileId, pages: &[(u32, u8)], before: Option<&[u8]>, after: &[u8]) -> Made {
-    let mut made = Made::new(id, after.len() as u32, pages);
-    made.checksums = Some((before.map(checksum), checksum(after)));
-    made
-}
-
 #[tokio::test]
 async fn checksums_of_the_database_are_kept_from_file_to_file() {
     let replica = MockClient::new();
@@ -629,53 +612,6 @@ async fn a_store_that_sends_more_than_it_was_asked_for_is_an_error() {
             .contains("the store sent more than bytes 0..65536"),
         "{error}"
     );
-}
-
-/// A store whose level 0 is slow to list, and whose level 0 is compacted into level 1 as soon as
-/// that has been listed.
-#[derive(Debug)]
-struct Compacted(MockClient);
-
-#[replica_core::async_trait]
-impl ReplicaClient for Compacted {
-    fn scheme(&self) -> &'static str {
-        self.0.scheme()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-
-    async fn list(&self, level: Level, from: Txid, times: Timestamps) -> Result<FileStream> {
-        let compacted = file(1, 2..=3);
-        if level == Level::RAW {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-        }
-        let listed = self.0.list_all(level, from, times).await?;
-        if level == compacted.level {
-            Made::new(compacted, 2, &[(1, 2), (2, 3)]).put(&self.0);
-            self.0.delete(&[file(0, 2..=2), file(0, 3..=3)]).await?;
-        }
-        Ok(replica_core::listing(listed, from))
-    }
-
-    async fn open(&self, file: FileId, range: ByteRange) -> Result<ByteStream> {
-        self.0.open(file, range).await
-    }
-
-    async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
-        self.0.write(file, created_at, body).await
-    }
-
-    async fn delete(&self, files: &[FileId]) -> Result<()> {
-        self.0.delete(files).await
-    }
-
-    async fn delete_all(&self) -> Result<()> {
-        self.0.delete_all().await
-    }
 }
 
 /// All levels were listed at once. A compaction between two of them hid its transactions: level 1

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ltx::{Checksum, Compression, Encoder, Header, PageSize, Pgno};
-use replica_core::{FileId, Timestamp, Txid};
+use ltx::{Checksum, Compression, DatabaseChecksum, Encoder, Header, PageSize, Pgno};
+use replica_core::{
+    Body, ByteRange, ByteStream, Capabilities, FileId, FileInfo, FileStream, Level, ReplicaClient,
+    ReplicaClientExt, Result as StoreResult, Timestamp, Timestamps, Txid,
+};
 use replica_engine::{RestoreError, RestoreOptions, Restored, Target, restore};
 use replica_mock::{MockClient, file};
 use serde_json::Value;
@@ -212,4 +215,78 @@ pub(crate) fn small() -> (MockClient, [Vec<u8>; 3]) {
         database(&[2, 3]),
     ];
     (replica, states)
+}
+
+/// The checksum of the database of `pages`, in the order of their numbers from 1.
+pub(crate) fn checksum(fills: &[u8]) -> Checksum {
+    let mut database = DatabaseChecksum::default();
+    for (fill, pgno) in fills.iter().zip(1..) {
+        let page = page(pgno, *fill, PAGE_SIZE);
+        database.add(Checksum::of_page(Pgno::new(pgno).unwrap(), &page));
+    }
+    database.get()
+}
+
+/// A file from the database `before` to the one `after`, with the checksums of both.
+pub(crate) fn with_checksums(
+    id: FileId,
+    pages: &[(u32, u8)],
+    before: Option<&[u8]>,
+    after: &[u8],
+) -> Made {
+    let mut made = Made::new(id, after.len() as u32, pages);
+    made.checksums = Some((before.map(checksum), checksum(after)));
+    made
+}
+
+/// A store whose level 0 is slow to list, and whose level 0 is compacted into level 1 as soon as
+/// that has been listed.
+#[derive(Debug)]
+pub(crate) struct Compacted(pub(crate) MockClient);
+
+#[replica_core::async_trait]
+impl ReplicaClient for Compacted {
+    fn scheme(&self) -> &'static str {
+        self.0.scheme()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn list(&self, level: Level, from: Txid, times: Timestamps) -> StoreResult<FileStream> {
+        let compacted = file(1, 2..=3);
+        if level == Level::RAW {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let listed = self.0.list_all(level, from, times).await?;
+        if level == compacted.level {
+            Made::new(compacted, 2, &[(1, 2), (2, 3)]).put(&self.0);
+            self.0.delete(&[file(0, 2..=2), file(0, 3..=3)]).await?;
+        }
+        Ok(replica_core::listing(listed, from))
+    }
+
+    async fn open(&self, file: FileId, range: ByteRange) -> StoreResult<ByteStream> {
+        self.0.open(file, range).await
+    }
+
+    async fn write(
+        &self,
+        file: FileId,
+        created_at: Timestamp,
+        body: Body,
+    ) -> StoreResult<FileInfo> {
+        self.0.write(file, created_at, body).await
+    }
+
+    async fn delete(&self, files: &[FileId]) -> StoreResult<()> {
+        self.0.delete(files).await
+    }
+
+    async fn delete_all(&self) -> StoreResult<()> {
+        self.0.delete_all().await
+    }
 }
