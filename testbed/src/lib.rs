@@ -5,6 +5,7 @@
 //! | [`Proxy`] | a TCP proxy | slow, stalled, cut, deaf: see [`Fault`] |
 //! | [`http::Scripted`] | an HTTP/1.1 server, or a relay to one | answers what a test says |
 //! | [`S3Server`] | an S3 server in memory | stops, starts, and is stricter than most |
+//! | [`SftpServer`] | an SFTP server of a folder | lacks extensions and space, denies, changes its key |
 //!
 //! Everything listens on a free port of 127.0.0.1, starts without an `await`, and ends with its
 //! owner. Everything runs on a runtime of its own, by the real clock: a test that pauses Tokio's
@@ -30,6 +31,8 @@ pub mod http;
 mod port;
 mod proxy;
 mod s3;
+mod sftp;
 
 pub use proxy::{Direction, Fault, Proxy};
 pub use s3::{OpenUpload, S3Server, StoredObject, pattern};
+pub use sftp::SftpServer;
