@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,12 +21,19 @@ pub enum Existing {
     /// Put the restored database in its place once that is whole, with the same permissions and,
     /// where this user may, the same owner, and remove its write-ahead log, shared memory and
     /// journal. Anything but a regular file is refused.
+    ///
+    /// The log is out of the way while the one database takes the other's place. A process that is
+    /// killed in that very moment leaves it as `.replica-restore-<number>-<name>-wal`: where the old
+    /// database is still the one called `<name>`, rename it to `<name>-wal` before anybody opens the
+    /// database. The next replacement of that database removes it.
     Replace,
 }
 
 /// What the names of temporary files begin and end with.
 const PREFIX: &str = ".replica-restore-";
 const SUFFIX: &str = ".tmp";
+/// How many hex digits are between them.
+const RANDOM_LEN: usize = 16;
 /// What SQLite puts beside a database, and takes for a part of the one it finds there.
 const BESIDE: [&str; 3] = ["-wal", "-journal", "-shm"];
 /// How many names of a folder are looked at for temporary files of restores that were killed.
@@ -42,6 +50,8 @@ pub(crate) struct Destination {
     folder: PathBuf,
     name: OsString,
     existing: Existing,
+    /// Writes the names in a folder to the disk; a test's may fail to.
+    sync: fn(&Path) -> io::Result<()>,
 }
 
 /// A temporary file beside the target, which disappears unless it is published.
@@ -75,6 +85,7 @@ impl Destination {
             folder,
             name,
             existing,
+            sync: |folder| File::open(folder)?.sync_all(),
         };
         destination.check_nothing_is_there()?;
         Ok(destination)
@@ -127,13 +138,49 @@ impl Destination {
     }
 
     fn sync_folder(&self) -> Result<(), RestoreError> {
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| RestoreError::Write {
-                action: "sync the folder",
-                path: self.folder.clone(),
-                source,
-            })
+        (self.sync)(&self.folder).map_err(|source| RestoreError::Write {
+            action: "sync the folder",
+            path: self.folder.clone(),
+            source,
+        })
+    }
+
+    /// A name that what is called `name` and `suffix` can have for a while.
+    fn aside(&self, suffix: &str) -> PathBuf {
+        let mut ending = OsString::from("-");
+        ending.push(&self.name);
+        ending.push(suffix);
+        self.folder.join(temporary_name(&ending))
+    }
+
+    /// Removes what killed restores have put aside of databases that had this name. It belongs to
+    /// none that is left, once the new one is certain to last.
+    fn sweep_aside(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for entry in entries.take(SWEEP_MAX).flatten() {
+            if self.is_aside(&entry.file_name()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn is_aside(&self, name: &OsStr) -> bool {
+        let parts = name
+            .as_bytes()
+            .strip_prefix(PREFIX.as_bytes())
+            .and_then(|rest| rest.split_at_checked(RANDOM_LEN));
+        let Some((random, ending)) = parts else {
+            return false;
+        };
+        let suffix = ending
+            .strip_prefix(b"-")
+            .and_then(|ending| ending.strip_prefix(self.name.as_bytes()));
+        random.iter().all(u8::is_ascii_hexdigit)
+            && BESIDE
+                .iter()
+                .any(|beside| suffix == Some(beside.as_bytes()))
     }
 }
 
@@ -246,7 +293,7 @@ fn create(folder: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let path = folder.join(temporary_name(SUFFIX));
+        let path = folder.join(temporary_name(SUFFIX.as_ref()));
         let created = OpenOptions::new()
             .read(true)
             .write(true)
@@ -270,10 +317,12 @@ fn create(folder: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     }
 }
 
-fn temporary_name(suffix: &str) -> String {
+fn temporary_name(suffix: &OsStr) -> OsString {
     // A hasher's keys are random, and that is all that is wanted of it.
     let random = RandomState::new().build_hasher().finish();
-    format!("{PREFIX}{random:016x}{suffix}")
+    let mut name = OsString::from(format!("{PREFIX}{random:0RANDOM_LEN$x}"));
+    name.push(suffix);
+    name
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -338,7 +387,7 @@ impl Publication {
     ///
     /// SQLite would apply the old database's log to the new one, so the log goes out of the way
     /// first, under another name, and comes back if the rename fails. A crash in between leaves
-    /// the old database, and its log under that name.
+    /// the old database, and its log under that name: see [`Existing::Replace`].
     fn replace(self) -> Result<(), RestoreError> {
         let aside = Aside::put(&self.destination).map_err(|source| self.failed(source))?;
         if !aside.moved.is_empty() {
@@ -349,7 +398,10 @@ impl Publication {
         // Until the new name is certain to last, a crash may bring the old database back, and it
         // would need its log.
         match synced {
-            Ok(()) => aside.remove(),
+            Ok(()) => {
+                aside.remove();
+                self.destination.sweep_aside();
+            }
             Err(_) => aside.keep(),
         }
         synced
@@ -374,7 +426,7 @@ impl Aside {
     fn put(destination: &Destination) -> io::Result<Aside> {
         let mut aside = Aside { moved: Vec::new() };
         for (suffix, path) in destination.beside() {
-            let to = destination.folder.join(temporary_name(suffix));
+            let to = destination.aside(suffix);
             match fs::rename(&path, &to) {
                 Ok(()) => aside.moved.push((path, to)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -455,8 +507,7 @@ mod tests {
     #[test]
     fn a_replacement_that_fails_puts_everything_back() {
         let folder = tempfile::tempdir().unwrap();
-        let old = ["x.db", "x.db-journal", "x.db-shm", "x.db-wal"];
-        for name in old {
+        for name in OLD {
             fs::write(folder.path().join(name), name).unwrap();
         }
         let mut staged = staged(folder.path(), Existing::Replace);
@@ -466,10 +517,99 @@ mod tests {
         let error = publication.publish().unwrap_err();
 
         assert!(matches!(error, RestoreError::Write { .. }), "{error}");
-        assert_eq!(names(folder.path()), old);
-        for name in old {
+        assert_eq!(names(folder.path()), OLD);
+        for name in OLD {
             assert_eq!(fs::read(folder.path().join(name)).unwrap(), name.as_bytes());
         }
+    }
+
+    /// A database with all that is beside it, and what would replace it.
+    fn replacing(folder: &Path, sync: fn(&Path) -> io::Result<()>) -> Staged {
+        for name in OLD {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        let mut destination = Destination::new(&folder.join("x.db"), Existing::Replace).unwrap();
+        destination.sync = sync;
+        let staged = Staged::new(destination, 0o600).unwrap();
+        fs::write(staged.path(), "new").unwrap();
+        staged
+    }
+
+    const OLD: [&str; 4] = ["x.db", "x.db-journal", "x.db-shm", "x.db-wal"];
+
+    #[test]
+    fn a_log_that_is_not_certain_to_be_out_of_the_way_goes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut staged = replacing(folder.path(), |_| Err(io::Error::other("no sync")));
+
+        let error = staged.publication().publish().unwrap_err();
+
+        assert!(error.to_string().contains("sync the folder"), "{error}");
+        for name in OLD {
+            assert_eq!(fs::read(folder.path().join(name)).unwrap(), name.as_bytes());
+        }
+    }
+
+    /// The old database may come back with the next crash, and would miss its log.
+    #[test]
+    fn an_old_log_is_kept_where_the_new_name_is_not_certain_to_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut staged = replacing(folder.path(), |folder| {
+            match fs::read(folder.join("x.db"))? == b"new" {
+                true => Err(io::Error::other("no sync")),
+                false => Ok(()),
+            }
+        });
+
+        let error = staged.publication().publish().unwrap_err();
+
+        assert!(error.to_string().contains("sync the folder"), "{error}");
+        let there = names(folder.path());
+        assert_eq!(there.len(), 4, "{there:?}");
+        assert_eq!(fs::read(folder.path().join("x.db")).unwrap(), b"new");
+        let kept = there.iter().find(|name| name.ends_with("-x.db-wal"));
+        let kept = kept.expect("under a name that tells what it is");
+        assert!(kept.starts_with(PREFIX), "{kept}");
+        assert_eq!(fs::read(folder.path().join(kept)).unwrap(), b"x.db-wal");
+    }
+
+    #[test]
+    fn a_new_name_that_is_not_certain_to_last_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let mut destination = Destination::new(&path, Existing::Refuse).unwrap();
+        destination.sync = |_| Err(io::Error::other("no sync"));
+        let mut staged = Staged::new(destination, 0o600).unwrap();
+
+        let error = staged.publication().publish().unwrap_err();
+
+        assert!(error.to_string().contains("sync the folder"), "{error}");
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    /// What a restore had put aside when it was killed stayed for ever.
+    #[test]
+    fn what_killed_replacements_of_the_same_database_have_put_aside_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut staged = replacing(folder.path(), |_| Ok(()));
+        let others = [
+            ".replica-restore-0000000000000001-a-x.db-wal",
+            ".replica-restore-0000000000000001-x.db",
+            ".replica-restore-0000000000000002-y.db-wal",
+            ".replica-restore-000000000000000g-x.db-wal",
+        ];
+        for name in others.into_iter().chain([
+            ".replica-restore-0000000000000003-x.db-wal",
+            ".replica-restore-0000000000000004-x.db-journal",
+        ]) {
+            fs::write(folder.path().join(name), "left").unwrap();
+        }
+
+        staged.publication().publish().unwrap();
+
+        let mut left = names(folder.path());
+        assert_eq!(left.pop().as_deref(), Some("x.db"));
+        assert_eq!(left, others);
     }
 
     #[test]
