@@ -1,0 +1,651 @@
+//! One connection: a thread that owns the session, and the callers who send it requests.
+//!
+//! Any number of requests are under way at once; the thread never waits for one of them. A caller
+//! waits for its own reply only, and may go away at any time: what is left of its call is the
+//! thread's.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ssh2::{BlockDirections, Channel, Session};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::wire::{Attributes, Extensions, Frames, Limits, Name, Request, Response, Status, parse};
+
+/// How many requests of callers are under way on a connection at most; more wait for their turn.
+const REQUESTS_MAX: usize = 1024;
+
+/// How many bytes are put together before they are sent.
+const OUT_MAX: usize = 512 << 10;
+
+/// How many bytes are taken from the session at once.
+const IN_MAX: usize = 256 << 10;
+
+/// How much is sent before it is looked whether something has arrived.
+const SEND_BURST: usize = 256 << 10;
+
+/// How long it may take to say goodbye to a server.
+const GOODBYE_MAX_MS: u32 = 1000;
+
+/// What a login leads to: a session, and the channel on which the server speaks SFTP.
+pub(crate) struct Link {
+    pub(crate) session: Session,
+    pub(crate) channel: Channel,
+    /// The session's socket.
+    pub(crate) socket: TcpStream,
+    pub(crate) extensions: Extensions,
+    pub(crate) limits: Limits,
+    /// What has already arrived of the first response.
+    pub(crate) frames: Frames,
+}
+
+/// The callers' end of a connection, which ends when this is dropped.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    pub(crate) extensions: Extensions,
+    pub(crate) limits: Limits,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// One byte wakes the thread.
+    waker: UnixStream,
+    /// Whether a byte is on its way.
+    is_woken: AtomicBool,
+    /// How many calls use the connection.
+    calls: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Bounded by [`REQUESTS_MAX`], and by what the callers' calls have to clean up: a request or
+    /// two for each handle and temporary file.
+    requests: VecDeque<Queued>,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Open,
+    /// Nobody sends anything any more: what is queued is still done.
+    Closing,
+    Closed(Lost),
+}
+
+struct Queued {
+    request: Request,
+    then: Then,
+}
+
+/// What becomes of a response.
+enum Then {
+    Reply(Reply, OwnedSemaphorePermit),
+    /// Nobody waits for it.
+    Forget,
+    /// Nobody waits for it, and these are to be done on another connection where this one is lost
+    /// before it comes.
+    Cleanup(Leftover),
+}
+
+type Reply = oneshot::Sender<Result<Received, Lost>>;
+
+/// Something that a call has left on the server, and could not clear away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    /// A temporary file.
+    Temporary(String),
+    /// A file that was moved out of the way of another that never came.
+    Aside {
+        /// Where it is.
+        from: String,
+        /// Where it was, and is put again unless something is there.
+        to: String,
+    },
+}
+
+impl Leftover {
+    fn request(&self) -> Request {
+        match self {
+            Leftover::Temporary(path) => Request::remove(path),
+            Leftover::Aside { from, to } => Request::rename(from, to),
+        }
+    }
+}
+
+/// Why a connection is no more.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub(crate) reason: Arc<str>,
+}
+
+impl Lost {
+    pub(crate) fn new(reason: impl fmt::Display) -> Lost {
+        Lost {
+            reason: reason.to_string().into(),
+        }
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// Why a request was not done.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The server says so.
+    Status(Status),
+    /// Whether it was done is not known.
+    Lost(Lost),
+    /// The server says something that is no answer to what it was asked.
+    Nonsense,
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Failure {
+        Failure::Lost(lost)
+    }
+}
+
+/// A response as its caller gets it.
+enum Received {
+    Response(Response),
+    Handle(Handle),
+}
+
+/// A file or folder that is open on the server, until this is dropped.
+pub(crate) struct Handle {
+    id: Bytes,
+    shared: Arc<Shared>,
+    is_closed: bool,
+}
+
+impl Handle {
+    pub(crate) fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    /// The request that closes it. To be sent: nothing else will close it.
+    pub(crate) fn into_close(mut self) -> Request {
+        self.is_closed = true;
+        Request::close(&self.id)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            // Where the connection is lost, so is the handle.
+            let _ = self.shared.push(Queued {
+                request: Request::close(&self.id),
+                then: Then::Forget,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+/// A response that is still to come.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Pending(oneshot::Receiver<Result<Received, Lost>>);
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Received")
+    }
+}
+
+impl Future for Pending {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        Pin::new(&mut self.0).poll(cx).map(|received| {
+            Answer(match received {
+                Ok(Ok(received)) => Ok(received),
+                Ok(Err(lost)) => Err(lost.into()),
+                Err(_) => Err(Lost::new("the connection ended").into()),
+            })
+        })
+    }
+}
+
+/// What came of a request, before it is known whether it is what was asked for.
+pub(crate) struct Answer(Result<Received, Failure>);
+
+impl Answer {
+    /// Of a request that is answered by a status alone.
+    pub(crate) fn done(self) -> Result<(), Failure> {
+        match self.0? {
+            Received::Response(Response::Status(status)) if status.code == Status::OK => Ok(()),
+            received => Err(refused(received)),
+        }
+    }
+
+    pub(crate) fn handle(self) -> Result<Handle, Failure> {
+        match self.0? {
+            Received::Handle(handle) => Ok(handle),
+            received => Err(refused(received)),
+        }
+    }
+
+    pub(crate) fn attributes(self) -> Result<Attributes, Failure> {
+        match self.0? {
+            Received::Response(Response::Attributes(attributes)) => Ok(attributes),
+            received => Err(refused(received)),
+        }
+    }
+
+    /// `None` at the end of the file.
+    pub(crate) fn data(self) -> Result<Option<Bytes>, Failure> {
+        match self.0? {
+            Received::Response(Response::Data(data)) => Ok(Some(data)),
+            Received::Response(Response::Status(status)) if status.code == Status::EOF => Ok(None),
+            received => Err(refused(received)),
+        }
+    }
+
+    /// `None` at the end of the folder.
+    pub(crate) fn names(self) -> Result<Option<Vec<Name>>, Failure> {
+        match self.0? {
+            Received::Response(Response::Names(names)) => Ok(Some(names)),
+            Received::Response(Response::Status(status)) if status.code == Status::EOF => Ok(None),
+            received => Err(refused(received)),
+        }
+    }
+
+    pub(crate) fn extended(self) -> Result<Bytes, Failure> {
+        match self.0? {
+            Received::Response(Response::Extended(reply)) => Ok(reply),
+            received => Err(refused(received)),
+        }
+    }
+}
+
+fn refused(received: Received) -> Failure {
+    match received {
+        Received::Response(Response::Status(status)) if status.code != Status::OK => {
+            Failure::Status(status)
+        }
+        _ => Failure::Nonsense,
+    }
+}
+
+impl Connection {
+    /// A connection over `link`, and the work of its thread.
+    pub(crate) fn new(link: Link, times: Times) -> io::Result<(Connection, Worker)> {
+        let (waker, woken) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            waker,
+            is_woken: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+        });
+        let connection = Connection {
+            shared: Arc::clone(&shared),
+            permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            extensions: link.extensions,
+            limits: link.limits,
+        };
+        let worker = Worker {
+            link,
+            times,
+            shared,
+            woken,
+            pending: HashMap::new(),
+            next_id: 0,
+            out: Vec::new(),
+            sent: 0,
+        };
+        Ok((connection, worker))
+    }
+
+    /// Sends `request`, after those that were sent before.
+    pub(crate) async fn send(&self, request: Request) -> Result<Pending, Failure> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let (reply, pending) = oneshot::channel();
+        self.shared
+            .push(Queued {
+                request,
+                then: Then::Reply(reply, permit),
+            })
+            .map_err(|(lost, _)| lost)?;
+        Ok(Pending(pending))
+    }
+
+    /// Sends `request`, and waits for the answer.
+    pub(crate) async fn ask(&self, request: Request) -> Answer {
+        match self.send(request).await {
+            Ok(pending) => pending.await,
+            Err(failure) => Answer(Err(failure)),
+        }
+    }
+
+    /// Clears `leftover` away, without waiting for that. Gives it back where the connection is
+    /// lost.
+    pub(crate) fn clear(&self, leftover: Leftover) -> Result<(), Leftover> {
+        let queued = Queued {
+            request: leftover.request(),
+            then: Then::Cleanup(leftover),
+        };
+        self.shared
+            .push(queued)
+            .map_err(|(_, queued)| match queued.then {
+                Then::Cleanup(leftover) => leftover,
+                Then::Reply(..) | Then::Forget => unreachable!("it was a cleanup"),
+            })
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.shared.lock().state, State::Closed(_))
+    }
+
+    /// How many calls use it.
+    pub(crate) fn calls(&self) -> usize {
+        self.shared.calls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin_call(&self) {
+        self.shared.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        if matches!(queue.state, State::Open) {
+            queue.state = State::Closing;
+        }
+        drop(queue);
+        self.shared.wake();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[allow(clippy::result_large_err)]
+    fn push(&self, queued: Queued) -> Result<(), (Lost, Queued)> {
+        let mut queue = self.lock();
+        if let State::Closed(lost) = &queue.state {
+            return Err((lost.clone(), queued));
+        }
+        queue.requests.push_back(queued);
+        drop(queue);
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            // A full pipe wakes as well as one more byte would.
+            let _ = (&self.waker).write(&[0]);
+        }
+    }
+}
+
+/// How long a connection waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How long a server may neither take nor give a byte while something is asked of it.
+    pub(crate) stall: Duration,
+    /// How long a connection is left alone before it is looked whether the server is still there.
+    pub(crate) keepalive: Duration,
+}
+
+/// What the thread of a connection does.
+pub(crate) struct Worker {
+    link: Link,
+    times: Times,
+    shared: Arc<Shared>,
+    woken: UnixStream,
+    pending: HashMap<u32, Then>,
+    next_id: u32,
+    out: Vec<u8>,
+    /// How much of `out` is sent.
+    sent: usize,
+}
+
+impl Worker {
+    /// Works until nobody needs the connection any more, or it is lost. Returns what its callers
+    /// have left on the server.
+    pub(crate) fn run(mut self) -> Vec<Leftover> {
+        let lost = match self.pump() {
+            Ok(()) => Lost::new("the connection is closed"),
+            Err(lost) => lost,
+        };
+        let unsent = {
+            let mut queue = self.shared.lock();
+            queue.state = State::Closed(lost.clone());
+            std::mem::take(&mut queue.requests)
+        };
+        let mut leftovers = Vec::new();
+        let unanswered = self.pending.drain().map(|(_, then)| then);
+        for then in unanswered.chain(unsent.into_iter().map(|queued| queued.then)) {
+            match then {
+                Then::Reply(reply, _permit) => {
+                    // A caller that has gone needs no answer.
+                    let _ = reply.send(Err(lost.clone()));
+                }
+                Then::Cleanup(leftover) => leftovers.push(leftover),
+                Then::Forget => {}
+            }
+        }
+        leftovers
+    }
+
+    fn pump(&mut self) -> Result<(), Lost> {
+        let mut arrived = vec![0; IN_MAX];
+        let mut moved_at = Instant::now();
+        loop {
+            let was_idle = self.is_idle();
+            let is_closing = self.take_requests();
+            if self.is_idle() {
+                if is_closing {
+                    return Ok(());
+                }
+            } else if was_idle {
+                moved_at = Instant::now();
+            }
+
+            let (sent, sending) = self.send()?;
+            let (received, receiving) = self.receive(&mut arrived)?;
+            if sent || received {
+                moved_at = Instant::now();
+                continue;
+            }
+
+            let limit = match self.is_idle() {
+                true => self.times.keepalive,
+                false => self.times.stall,
+            };
+            let left = limit.saturating_sub(moved_at.elapsed());
+            if left.is_zero() {
+                if !self.is_idle() {
+                    return Err(Lost::new(format_args!(
+                        "the server has not answered for {limit:?}"
+                    )));
+                }
+                self.enqueue(Queued {
+                    request: Request::ping(),
+                    then: Then::Forget,
+                });
+                moved_at = Instant::now();
+                continue;
+            }
+            self.wait(sending || receiving, left)?;
+        }
+    }
+
+    /// Whether nothing is asked of the server.
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.sent == self.out.len()
+    }
+
+    /// Takes what callers have sent, and says whether that was all for ever.
+    fn take_requests(&mut self) -> bool {
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.sent = 0;
+        }
+        while self.out.len() < OUT_MAX {
+            let next = {
+                let mut queue = self.shared.lock();
+                let next = queue.requests.pop_front();
+                if next.is_none() {
+                    return matches!(queue.state, State::Closing);
+                }
+                next
+            };
+            if let Some(queued) = next {
+                self.enqueue(queued);
+            }
+        }
+        false
+    }
+
+    fn enqueue(&mut self, queued: Queued) {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        queued.request.encode(id, &mut self.out);
+        self.pending.insert(id, queued.then);
+    }
+
+    /// Whether anything was sent, and whether more could be if the socket took it.
+    fn send(&mut self) -> Result<(bool, bool), Lost> {
+        let before = self.sent;
+        while self.sent < self.out.len() && self.sent - before < SEND_BURST {
+            match self.link.channel.write(&self.out[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok((self.sent > before, self.wants_to_send()));
+                }
+                Err(error) => return Err(broken(&error)),
+            }
+        }
+        Ok((self.sent > before, false))
+    }
+
+    /// Whether anything has arrived, and whether the session has something to send before more
+    /// can.
+    fn receive(&mut self, arrived: &mut [u8]) -> Result<(bool, bool), Lost> {
+        match self.link.channel.read(arrived) {
+            Ok(0) if self.link.channel.eof() => {
+                Err(Lost::new("the server has ended the connection"))
+            }
+            Ok(0) => Ok((false, false)),
+            Ok(count) => {
+                self.link.frames.push(&arrived[..count]);
+                self.dispatch()?;
+                Ok((true, false))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok((false, self.wants_to_send()))
+            }
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    fn wants_to_send(&self) -> bool {
+        matches!(
+            self.link.session.block_directions(),
+            BlockDirections::Outbound | BlockDirections::Both
+        )
+    }
+
+    /// Gives each response that has arrived to its caller.
+    fn dispatch(&mut self) -> Result<(), Lost> {
+        let nonsense = || Lost::new("the server does not speak SFTP as it should");
+        while let Some(frame) = self.link.frames.next().map_err(|_| nonsense())? {
+            let (id, response) = parse(frame).map_err(|_| nonsense())?;
+            let then = self.pending.remove(&id).ok_or_else(nonsense)?;
+            let received = match response {
+                Response::Handle(id) => Received::Handle(Handle {
+                    id,
+                    shared: Arc::clone(&self.shared),
+                    is_closed: false,
+                }),
+                response => Received::Response(response),
+            };
+            if let Then::Reply(reply, _permit) = then {
+                // What nobody waits for is dropped, and a handle thereby closed.
+                let _ = reply.send(Ok(received));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something has arrived or is to be sent, for at most `limit`.
+    fn wait(&mut self, to_send: bool, limit: Duration) -> Result<(), Lost> {
+        let mut events = PollFlags::IN;
+        if to_send {
+            events |= PollFlags::OUT;
+        }
+        let mut watched = [
+            PollFd::new(&self.link.socket, events),
+            PollFd::new(&self.woken, PollFlags::IN),
+        ];
+        let limit = Timespec::try_from(limit).ok();
+        match poll(&mut watched, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(broken(&errno.into())),
+        }
+        if !watched[1].revents().is_empty() {
+            let mut byte = [0];
+            // Before the flag falls, so that a byte which comes after it is seen.
+            let _ = (&self.woken).read(&mut byte);
+            self.shared.is_woken.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Link {
+    /// Says goodbye, within a second.
+    fn drop(&mut self) {
+        self.session.set_blocking(true);
+        self.session.set_timeout(GOODBYE_MAX_MS);
+        // Where the server is no longer there, nothing of this matters.
+        let _ = self.session.disconnect(None, "", None);
+        // Nothing after this has a server to wait for.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+fn broken(error: &io::Error) -> Lost {
+    Lost::new(format_args!("the connection broke: {error}"))
+}

@@ -1,0 +1,212 @@
+//! The connections of a client: opened when they are needed, and forgotten when they are lost.
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use replica_core::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::classify::copy;
+use crate::config::SftpConfig;
+use crate::connect::connect;
+use crate::connection::{Connection, Leftover, Times, Worker};
+
+/// How many things left on the server are remembered until they can be cleared away.
+const LEFTOVERS_MAX: usize = 4096;
+
+/// How much longer than its connection a caller waits, for the thread to say what came of it.
+const GRACE: Duration = Duration::from_millis(500);
+
+pub(crate) struct Pool {
+    pub(crate) config: SftpConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bounded by [`SftpConfig::connections_max`].
+    live: Vec<Arc<Connection>>,
+    /// Those who wait for the connection that is being opened, where one is.
+    opening: Option<Vec<Waiter>>,
+    /// Bounded by [`LEFTOVERS_MAX`].
+    leftovers: Vec<Leftover>,
+}
+
+type Waiter = oneshot::Sender<Result<Call>>;
+
+/// A connection that is used by a call, or by the stream that a call returned.
+pub(crate) struct Call {
+    connection: Arc<Connection>,
+    pool: Weak<Pool>,
+}
+
+impl Call {
+    fn new(connection: &Arc<Connection>, pool: &Arc<Pool>) -> Call {
+        connection.begin_call();
+        Call {
+            connection: Arc::clone(connection),
+            pool: Arc::downgrade(pool),
+        }
+    }
+
+    /// Clears `leftover` away, without waiting for that: on this connection, or on the next one.
+    pub(crate) fn clear(&self, leftover: Leftover) {
+        if let Err(leftover) = self.connection.clear(leftover)
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.remember(vec![leftover]);
+        }
+    }
+}
+
+impl Deref for Call {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.connection.end_call();
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(config: SftpConfig) -> Pool {
+        Pool {
+            config,
+            state: Mutex::default(),
+        }
+    }
+
+    /// A connection for one call: one that nobody uses, or else the one that the fewest use, while
+    /// another is being opened. Only where there is none it waits for that.
+    pub(crate) async fn call(self: &Arc<Self>) -> Result<Call> {
+        let opened = {
+            let mut state = self.lock();
+            state.live.retain(|connection| !connection.is_lost());
+            let best = state
+                .live
+                .iter()
+                .min_by_key(|connection| connection.calls());
+            let best = best.map(|connection| Call::new(connection, self));
+            if let Some(call) = best {
+                // The call itself is one of them.
+                let is_shared = call.calls() > 1;
+                if is_shared && state.live.len() < self.config.connections_max {
+                    self.open(&mut state);
+                }
+                return Ok(call);
+            }
+            let (waiter, opened) = oneshot::channel();
+            self.open(&mut state);
+            if let Some(waiters) = &mut state.opening {
+                waiters.push(waiter);
+            }
+            opened
+        };
+        let unavailable = |reason: String| Err(Error::new(ErrorKind::Unavailable, reason));
+        match timeout(self.config.connect_timeout + GRACE, opened).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => unavailable("the thread of the connection ended too soon".to_owned()),
+            // Finding an address, and asking an agent, can't be interrupted.
+            Err(_) => unavailable(format!(
+                "could not connect to {} within {:?}",
+                self.config.address(),
+                self.config.connect_timeout
+            )),
+        }
+    }
+
+    /// Opens one more connection on a thread of its own, unless that is being done.
+    fn open(self: &Arc<Self>, state: &mut State) {
+        if state.opening.is_none() {
+            let pool = Arc::clone(self);
+            let thread = thread::Builder::new().name("replica-sftp".to_owned());
+            // Where no thread can be had, nothing is being opened, and who waits is told so.
+            if thread.spawn(move || Opening(pool).run()).is_ok() {
+                state.opening = Some(Vec::new());
+            }
+        }
+    }
+
+    /// Keeps `leftovers` for the next connection, as many as there is room for.
+    fn remember(&self, leftovers: Vec<Leftover>) {
+        let mut state = self.lock();
+        let room = LEFTOVERS_MAX.saturating_sub(state.leftovers.len());
+        state.leftovers.extend(leftovers.into_iter().take(room));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The opening of a connection, which ends for those who wait for it however it ends.
+struct Opening(Arc<Pool>);
+
+impl Opening {
+    /// Connects, and then works for the connection until it ends.
+    fn run(self) {
+        let config = &self.0.config;
+        let times = Times {
+            stall: config.stall_timeout,
+            keepalive: config.keepalive,
+        };
+        let opened = connect(config).and_then(|link| {
+            Connection::new(link, times).map_err(|error| {
+                let message = "could not make what a thread is woken with";
+                Error::new(ErrorKind::Unavailable, message).with_source(error)
+            })
+        });
+        let worker = self.tell(opened);
+        // The pool may end before the connection, and with it the need for one.
+        let pool = Arc::downgrade(&self.0);
+        drop(self);
+        let leftovers = worker.map(Worker::run);
+        if let (Some(pool), Some(leftovers)) = (pool.upgrade(), leftovers) {
+            pool.remember(leftovers);
+        }
+    }
+
+    /// Tells those who wait what came of it, and has what was left on the server cleared away.
+    fn tell(&self, opened: Result<(Connection, Worker)>) -> Option<Worker> {
+        let mut state = self.0.lock();
+        let waiters = state.opening.take().unwrap_or_default();
+        let (result, worker) = match opened {
+            Ok((connection, worker)) => {
+                let connection = Arc::new(connection);
+                for leftover in std::mem::take(&mut state.leftovers) {
+                    // Its thread has not begun, so that it can't be lost.
+                    let _ = connection.clear(leftover);
+                }
+                state.live.push(Arc::clone(&connection));
+                (Ok(connection), Some(worker))
+            }
+            Err(error) => (Err(error), None),
+        };
+        drop(state);
+        for waiter in waiters {
+            // Who has gone needs no connection.
+            let _ = waiter.send(match &result {
+                Ok(connection) => Ok(Call::new(connection, &self.0)),
+                Err(error) => Err(copy(error)),
+            });
+        }
+        worker
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        // Where it has panicked, nobody was told; and another may begin.
+        if thread::panicking() {
+            self.0.lock().opening = None;
+        }
+    }
+}

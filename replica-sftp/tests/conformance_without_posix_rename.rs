@@ -1,0 +1,16 @@
+//! The contract, asked of OpenSSH's server without `posix-rename@openssh.com`.
+
+mod support;
+
+use std::sync::OnceLock;
+
+use replica_sftp::SftpClient;
+use support::{Form, Sshd};
+
+async fn open(namespace: String) -> replica_core::Result<SftpClient> {
+    static SERVER: OnceLock<Sshd> = OnceLock::new();
+    let server = SERVER.get_or_init(|| Sshd::start(Form::NoPosixRename));
+    SftpClient::new(server.config(&namespace))
+}
+
+conformance::conformance!(open, slow);
