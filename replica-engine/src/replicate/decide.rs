@@ -119,3 +119,96 @@ pub(crate) fn has_growth(changed: &Changed, before: u32) -> bool {
 fn data_pages(pages: u32, page_size: PageSize) -> u32 {
     pages - u32::from(pages >= page_size.lock_page().get())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::{ByteOrder, Changes, Frame, WalHeader};
+    use ltx::Pgno;
+
+    fn header(salt: u32, page_size: u32) -> WalHeader {
+        let page_size = PageSize::new(page_size).unwrap();
+        WalHeader::new(ByteOrder::Little, page_size, 0, [salt, 7])
+    }
+
+    fn observed(header: WalHeader, frames: u32) -> Observed {
+        Observed {
+            header: Ok(header),
+            frames,
+            backfilled: 0,
+        }
+    }
+
+    /// What a log of these frames, pages with commits, has changed.
+    fn changed(frames: &[(u32, u32)]) -> Changed {
+        let mut changes = Changes::since(Chain::new(header(u32::MAX, 512)));
+        for &(pgno, commit) in frames {
+            let pgno = Pgno::new(pgno).unwrap();
+            let frame = changes.next().encode(Frame { pgno, commit }, &[0; 512]);
+            changes.take(&frame).unwrap();
+        }
+        changes.finish()
+    }
+
+    /// After two frames of the log whose first salt is the highest there is.
+    fn place(complete: bool) -> Place {
+        Place {
+            end: *changed(&[(1, 1), (1, 1)]).end(),
+            commit: 1,
+            complete,
+        }
+    }
+
+    #[test]
+    fn the_same_log_is_gone_on_with_from_where_it_was_copied_to() {
+        for complete in [false, true] {
+            let place = place(complete);
+            let step = |frames| decide(Ok(&place), &observed(*place.end.header(), frames));
+
+            assert_eq!(step(2), Ok(Step::Nothing));
+            assert_eq!(step(3), Ok(Step::Append(place.end)));
+            assert_eq!(step(1), Ok(Step::Snapshot(SnapshotReason::ShorterLog)));
+        }
+    }
+
+    #[test]
+    fn only_the_very_next_log_is_gone_on_with_and_only_where_nothing_was_missed() {
+        let step = |complete, log| decide(Ok(&place(complete)), &observed(log, 1));
+        let snapshot = Ok(Step::Snapshot(SnapshotReason::NewLog));
+        // The salt after the highest one.
+        let next = header(0, 512);
+
+        assert_eq!(step(true, next), Ok(Step::Append(Chain::new(next))));
+        assert_eq!(step(false, next), snapshot);
+        assert_eq!(step(true, header(1, 512)), snapshot);
+        assert_eq!(step(true, header(0, 1024)), snapshot);
+    }
+
+    #[test]
+    fn an_empty_log_is_nothing_new_where_nothing_was_missed() {
+        let fault = HeaderFault::Short { len: 0 };
+        let mut empty = observed(header(0, 512), 0);
+        empty.header = Err(fault);
+        let snapshot = Step::Snapshot(SnapshotReason::NewLog);
+
+        assert_eq!(decide(Ok(&place(true)), &empty), Ok(Step::Nothing));
+        assert_eq!(decide(Ok(&place(false)), &empty), Ok(snapshot));
+        empty.frames = 1;
+        assert_eq!(decide(Ok(&place(true)), &empty), Err(fault));
+    }
+
+    #[test]
+    fn growth_by_a_page_that_was_not_written_is_noticed() {
+        assert!(has_growth(&changed(&[(2, 0), (3, 3)]), 1));
+        assert!(has_growth(&changed(&[(1, 1)]), 5));
+        assert!(!has_growth(&changed(&[(1, 0), (3, 3)]), 1));
+    }
+
+    #[test]
+    fn the_lock_page_is_no_growth_that_is_missed() {
+        let lock = PageSize::MIN.lock_page().get();
+
+        assert!(has_growth(&changed(&[(lock + 1, lock + 1)]), lock - 1));
+        assert!(!has_growth(&changed(&[(lock + 1, lock + 1)]), lock - 2));
+    }
+}

@@ -66,6 +66,20 @@ async fn it_goes_on_where_it_ended_after_a_large_file() {
 }
 
 #[tokio::test]
+async fn it_leaves_the_log_where_it_is_the_last_to_close_the_database() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.replicator(replica.clone()).await.unwrap();
+    insert(&live, 20);
+    live.sync(&mut replicator).await;
+    live.disconnect();
+    drop(replicator);
+
+    let (_, synced) = resumed(&mut live, &replica).await;
+
+    assert_eq!((synced.txid.get(), synced.snapshot), (1, None));
+}
+
+#[tokio::test]
 async fn it_goes_on_where_nobody_has_written() {
     let (mut live, replica) = replicated(512).await;
     replica.clear_calls();
