@@ -157,10 +157,14 @@ impl Fault {
             Reach::TooLong
         } else if detail.contains("dns error") {
             Reach::Name
+        } else if ["certificate", "corrupt message", "fatal alert"]
+            .iter()
+            .any(|words| detail.contains(words))
+        {
+            // The TLS library's own words, whose type is not ours to see.
+            Reach::Tls
         } else {
-            // The TLS library's errors come as "invalid data" of the connection.
             match io_kind(&error) {
-                Some(std::io::ErrorKind::InvalidData) => Reach::Tls,
                 Some(std::io::ErrorKind::TimedOut) => Reach::TooLong,
                 Some(
                     std::io::ErrorKind::ConnectionRefused
