@@ -6,6 +6,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use replica::{CheckProgress, Progress};
 
+use crate::status::Failure;
+
+/// How long an interrupted command waits for its bar to be taken away.
+const CLEARING_MAX: Duration = Duration::from_secs(1);
+
 /// The bar of a restore: the bytes of its files as they are read.
 #[derive(Clone)]
 pub(crate) struct RestoreBar(ProgressBar);
@@ -41,7 +46,11 @@ pub(crate) struct CheckBar(ProgressBar);
 impl CheckBar {
     /// A bar on stderr, where that is a terminal and a bar is wanted.
     pub(crate) fn new(wanted: bool) -> CheckBar {
-        CheckBar(bytes_bar(wanted).with_message("verifying"))
+        let bar = bytes_bar(wanted).with_message("verifying");
+        if !bar.is_hidden() {
+            clear_when_interrupted(bar.clone());
+        }
+        CheckBar(bar)
     }
 
     pub(crate) fn show(&self, step: CheckProgress) {
@@ -60,6 +69,23 @@ impl CheckBar {
     pub(crate) fn clear(&self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Takes the bar away when the command is interrupted, and ends the command: a check has nothing
+/// else to clean up, and may be waiting for the reader of its output.
+fn clear_when_interrupted(bar: ProgressBar) {
+    // Without signals to listen for, an interruption leaves the line.
+    let Ok(interrupted) = crate::interruption() else {
+        return;
+    };
+    tokio::spawn(async move {
+        let status = interrupted.await;
+        // Who prints has taken the bar away, and holds it until somebody reads.
+        let cleared = tokio::task::spawn_blocking(move || bar.finish_and_clear());
+        let _ = tokio::time::timeout(CLEARING_MAX, cleared).await;
+        Failure::new(status, "interrupted").tell(false);
+        std::process::exit(status as i32);
+    });
 }
 
 fn bytes_bar(wanted: bool) -> ProgressBar {
