@@ -25,6 +25,9 @@ use tokio::time::{Instant, Sleep};
 /// runs: [`TimeoutSettings::body`]. The body comes through the layers outside of this one, so what
 /// they make it wait counts there: in [`Limit`](crate::Limit) for a turn, in
 /// [`Throttle`](crate::Throttle) for the line.
+/// It can't tell that from a caller who stalls: both are a body that does not come. Waiting for the
+/// turn of a whole call counts nowhere, because that is before the call gets here; so does what a
+/// `Throttle` holds back of a file that is read, which happens between two of its reader's requests.
 #[derive(Debug)]
 pub struct Timeout<C> {
     client: C,
