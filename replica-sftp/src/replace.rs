@@ -31,7 +31,12 @@ pub(crate) async fn publish(mut staged: Staged, atomic_replace: bool) -> Result<
         }
         Err(failure) => failure,
     };
-    if !replaces && is_taken(&staged, &failure).await {
+    let obstacle = match replaces {
+        true => Obstacle::Else,
+        false => obstacle(&staged, &failure).await,
+    };
+    let steps_may_help = obstacle != Obstacle::Else && !atomic_replace;
+    if obstacle == Obstacle::File || steps_may_help {
         if atomic_replace {
             let message = format!(
                 "{target} is there, and the server can't replace it atomically: it has no \
@@ -53,24 +58,37 @@ pub(crate) async fn publish(mut staged: Staged, atomic_replace: bool) -> Result<
     Err(error)
 }
 
-/// Whether a rename failed because there is a file of that name.
-async fn is_taken(staged: &Staged, failure: &Failure) -> bool {
+/// What has the name that a rename could not give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// A file.
+    File,
+    /// Nothing, by now: another writer may have moved a file aside.
+    Gone,
+    /// It is not the name.
+    Else,
+}
+
+async fn obstacle(staged: &Staged, failure: &Failure) -> Obstacle {
     let code = match failure {
         Failure::Status(status) => status.code,
-        Failure::Lost(_) | Failure::Nonsense => return false,
+        Failure::Lost(_) | Failure::Nonsense => return Obstacle::Else,
     };
-    matches!(code, Status::FAILURE | Status::FILE_ALREADY_EXISTS)
-        && staged
-            .call
-            .ask(Request::lstat(&staged.target))
-            .await
-            .attributes()
-            .is_ok_and(|found| matches!(found.kind(), Some(Kind::File | Kind::Link) | None))
+    if !matches!(code, Status::FAILURE | Status::FILE_ALREADY_EXISTS) {
+        return Obstacle::Else;
+    }
+    let look = staged.call.ask(Request::lstat(&staged.target)).await;
+    match look.attributes() {
+        Ok(found) if matches!(found.kind(), Some(Kind::File | Kind::Link) | None) => Obstacle::File,
+        Err(Failure::Status(status)) if status.is_no_such_file() => Obstacle::Gone,
+        _ => Obstacle::Else,
+    }
 }
 
 /// Moves the old file aside, gives the new one its name, and then removes the old one. At each
 /// moment one of them is there whole, under its name or beside it.
 async fn replace_in_steps(mut staged: Staged) -> Result<()> {
+    let mut last = None;
     for _ in 0..ATTEMPTS {
         let old = aside(&staged.target);
         let moved = staged
@@ -105,11 +123,20 @@ async fn replace_in_steps(mut staged: Staged) -> Result<()> {
             let to = staged.target.clone();
             staged.call.clear(Leftover::Aside { from: old, to });
         }
-        if !is_taken(&staged, &failure).await {
-            let error = explain(&staged, failure).await;
-            staged.discard().await;
-            return Err(error);
+        match obstacle(&staged, &failure).await {
+            Obstacle::File => last = None,
+            Obstacle::Gone => last = Some(failure),
+            Obstacle::Else => {
+                let error = explain(&staged, failure).await;
+                staged.discard().await;
+                return Err(error);
+            }
         }
+    }
+    if let Some(failure) = last {
+        let error = explain(&staged, failure).await;
+        staged.discard().await;
+        return Err(error);
     }
     let message = format!("{} is replaced again and again by others", staged.target);
     staged.discard().await;
@@ -122,7 +149,7 @@ async fn put_back(staged: &Staged, old: &str) -> bool {
     let Err(failure) = staged.call.ask(rename).await.done() else {
         return true;
     };
-    let is_superseded = is_taken(staged, &failure).await;
+    let is_superseded = obstacle(staged, &failure).await == Obstacle::File;
     if is_superseded {
         staged.call.clear(Leftover::Temporary(old.to_owned()));
     }
