@@ -196,4 +196,5 @@ class OpenSSH(Server):
     def url(self, path):
         """Our URL of the same replica."""
         return "sftp://%s@127.0.0.1:%d%s?%s" % (self.user, self.port, urllib.parse.quote(path), urllib.parse.urlencode(
-            {"key-path": self.key, "known-hosts": self.known_hosts}))
+            {"key-path": self.key, "host-key": self.host_key,
+             "atomic-replace": str(self.posix_rename).lower()}))

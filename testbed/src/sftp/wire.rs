@@ -35,6 +35,8 @@ impl From<io::Error> for Status {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NoSuchFile,
+            // As OpenSSH answers to a name that is too long.
+            io::ErrorKind::InvalidFilename => Self::BadMessage,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             _ => Self::Failure,
         }
