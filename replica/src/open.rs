@@ -1,11 +1,9 @@
 //! Opening a replica by what a person writes.
 
-#[cfg(any(feature = "s3", feature = "sftp"))]
+#[cfg(feature = "s3")]
 mod environment;
 #[cfg(feature = "s3")]
 mod s3;
-#[cfg(feature = "sftp")]
-mod sftp;
 
 use std::io;
 use std::path::PathBuf;
@@ -80,17 +78,14 @@ pub enum OpenError {
 
 /// A client of the store, without a layer.
 pub(crate) fn client(location: &Location) -> Result<Arc<dyn ReplicaClient>, OpenError> {
-    #[cfg(any(feature = "s3", feature = "sftp"))]
+    #[cfg(feature = "s3")]
     let variable = |name: &str| std::env::var(name).ok();
     match location {
         Location::Folder(path) => Ok(Arc::new(FileClient::new(path))),
         #[cfg(feature = "s3")]
         Location::S3(location) => s3::client(location, &environment::Environment::new(&variable)),
-        #[cfg(feature = "sftp")]
-        Location::Sftp(location) => {
-            sftp::client(location, &environment::Environment::new(&variable))
-        }
-        #[cfg(not(all(feature = "s3", feature = "sftp")))]
+        Location::Sftp(_) => Err(LocationError::NoClient("sftp".to_owned()).into()),
+        #[cfg(not(feature = "s3"))]
         other => Err(OpenError::NoFeature(other.scheme())),
     }
 }

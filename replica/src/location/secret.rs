@@ -11,7 +11,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    #[cfg(any(feature = "s3", feature = "sftp"))]
+    #[cfg(feature = "s3")]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
