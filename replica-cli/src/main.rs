@@ -7,7 +7,6 @@ mod output;
 mod progress;
 mod source;
 mod status;
-mod workplace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -69,10 +68,8 @@ fn run(cli: Cli) -> Result<Status, Failure> {
         }
     });
     runtime.shutdown_timeout(GRACE);
-    // What the command itself has to tell comes first.
-    let swept = leftovers.sweep();
-    let status = result?;
-    swept.map(|()| status)
+    drop(leftovers);
+    result
 }
 
 fn runtime(cli: &Cli) -> std::io::Result<Runtime> {
