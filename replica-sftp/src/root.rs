@@ -125,7 +125,9 @@ pub(crate) async fn is_merely_missing(call: &Call, folder: &str) -> Result<()> {
                 Some(_) => "is no folder",
             },
             (Err(Failure::Status(status)), itself) if status.is_no_such_file() => match itself {
-                Ok(_) => "is a link to nowhere",
+                Ok(found) if found.kind() == Some(Kind::Link) => "is a link to nowhere",
+                // It was made between the two looks.
+                Ok(_) => continue,
                 Err(Failure::Status(status)) if status.is_no_such_file() => return Ok(()),
                 Err(failure) => return Err(fault(failure)),
             },
