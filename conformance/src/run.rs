@@ -14,7 +14,7 @@ use crate::known::KnownFailures;
 use crate::meter::Meter;
 use crate::registry::{CASES, Case, Pace};
 use crate::report::{CaseReport, Outcome, Report};
-use crate::store::{Opener, Settings, Store, opener};
+use crate::store::{Opener, Settings, Store, opener, with_causes};
 
 /// What a run is asked for. `Options::default()` is every case that is not slow.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ async fn introduce(
     let limit = options.limit.unwrap_or(Pace::Quick.limit());
     let client = match timeout(limit, spawn(opener(namespace))).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return Err(sources(&*error)),
+        Ok(Err(error)) => return Err(with_causes(error.to_string(), &*error)),
         Err(_) => return Err(format!("no client after {limit:?}")),
     };
     let scheme = attempt(async { client.scheme() }).await?;
@@ -221,15 +221,4 @@ async fn bounded<T>(
 /// A number that differs from run to run and from process to process.
 fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
-}
-
-fn sources(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -348,13 +348,21 @@ pub(crate) fn some_time(file: FileId) -> Timestamp {
 
 /// The error and its causes in one line.
 pub(crate) fn chain(error: &Error) -> String {
-    use std::error::Error as _;
-    let mut text = format!("{error} [{}]", error.kind());
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+    with_causes(format!("{error} [{}]", error.kind()), error)
+}
+
+/// What is `told` of `error`, and then its causes, in one line.
+pub(crate) fn with_causes(mut told: String, error: &(dyn std::error::Error + 'static)) -> String {
+    for cause in causes(error) {
+        told.push_str(": ");
+        told.push_str(&cause.to_string());
     }
-    text
+    told
+}
+
+/// What caused `error`, and what caused that, and so on.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| cause.source())
 }

@@ -1,11 +1,9 @@
 //! What an error says, and what it leaves.
 
-use std::error::Error as _;
-
 use replica_core::{ByteRange, Error, ErrorKind, FileId, Level, Op};
 
 use super::{NOON, assert_bytes, assert_error, content, failing_body, file, level, ok, raw, small};
-use crate::store::{Client, Store};
+use crate::store::{Client, Store, causes};
 
 /// Ranges that a careless client might answer without asking.
 fn ranges() -> [ByteRange; 6] {
@@ -116,10 +114,8 @@ pub(crate) async fn an_error_says_what_failed_and_no_secret(store: Store) {
 /// Everything that can be printed of an error.
 fn texts(error: &Error) -> Vec<String> {
     let mut texts = vec![error.to_string(), format!("{error:?}")];
-    let mut source = error.source();
-    while let Some(cause) = source {
+    for cause in causes(error) {
         texts.extend([cause.to_string(), format!("{cause:?}")]);
-        source = cause.source();
     }
     texts
 }
