@@ -3,11 +3,16 @@
 //! The suite answers one question: does this [`ReplicaClient`](replica_core::ReplicaClient) keep
 //! the contract? Give it something that opens a client, and it asks. In tests:
 //!
-//! ```
-//! # use replica_core::ReplicaClient;
-//! # async fn connect(_: &str) -> Box<dyn ReplicaClient> { unimplemented!() }
+//! ```test_harness
+//! use std::sync::LazyLock;
+//!
+//! use replica_core::ReplicaClient;
+//! use replica_mock::MockStore;
+//!
+//! static STORE: LazyLock<MockStore> = LazyLock::new(MockStore::new);
+//!
 //! async fn open(namespace: String) -> impl ReplicaClient {
-//!     connect(&format!("bucket/{namespace}")).await
+//!     STORE.client(&namespace)
 //! }
 //!
 //! conformance::conformance!(open);
@@ -16,9 +21,15 @@
 //! or as a call, which gives a [`Report`]:
 //!
 //! ```
-//! # use replica_core::ReplicaClient;
-//! # async fn check<C: ReplicaClient>(open: impl Fn(String) -> std::future::Ready<C> + Send + Sync + 'static) {
+//! use std::future::ready;
+//!
+//! # #[tokio::main]
+//! # async fn main() {
+//! let store = replica_mock::MockStore::new();
+//! let open = move |namespace: String| ready(store.client(&namespace));
+//!
 //! let report = conformance::run("range::", open).await;
+//!
 //! assert_eq!(report.exit_status(), 0, "{report}");
 //! # }
 //! ```
@@ -59,9 +70,10 @@ pub use run::{Options, run, run_with};
 /// `conformance!(open)` leaves the slow cases out, and `conformance!(open, slow)` takes them in.
 /// Behind that any field of [`Options`] can be given:
 ///
-/// ```
-/// # use replica_core::ReplicaClient;
-/// # async fn open(_: String) -> Box<dyn ReplicaClient> { unimplemented!() }
+/// ```test_harness,no_run
+/// # use replica_mock::MockStore;
+/// # static STORE: std::sync::LazyLock<MockStore> = std::sync::LazyLock::new(MockStore::new);
+/// # async fn open(namespace: String) -> impl replica_core::ReplicaClient { STORE.client(&namespace) }
 /// conformance::conformance!(open, slow, seed = Some(7), secrets = vec!["hunter2".to_owned()]);
 /// ```
 ///
