@@ -23,11 +23,12 @@ use tokio::time::{Instant, Sleep};
 ///
 /// While a write waits for its body, the limits on the store stand still and the one on the body
 /// runs: [`TimeoutSettings::body`]. The body comes through the layers outside of this one, so what
-/// they make it wait counts there: in [`Limit`](crate::Limit) for a turn, in
-/// [`Throttle`](crate::Throttle) for the line.
-/// It can't tell that from a caller who stalls: both are a body that does not come. Waiting for the
-/// turn of a whole call counts nowhere, because that is before the call gets here; so does what a
-/// `Throttle` holds back of a file that is read, which happens between two of its reader's requests.
+/// they make it wait counts there: [`Limit`](crate::Limit) for a turn, [`Throttle`](crate::Throttle)
+/// for the line. That can't be told from a caller who stalls: both are a body that does not come.
+///
+/// Two waits count nowhere: the one for the turn of a whole call, which is before the call gets
+/// here; and what a `Throttle` holds back of a file that is read, which is between two requests of
+/// its reader.
 #[derive(Debug)]
 pub struct Timeout<C> {
     client: C,
