@@ -15,6 +15,7 @@ use replica_mock::{MockClient, Outcome, Request, file};
 use tokio::time::{Instant, timeout};
 
 const TRANSIENT: ErrorKind = ErrorKind::Unavailable;
+const OPS: [Op; 5] = [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll];
 
 fn raw(txid: u64) -> FileId {
     file(0, txid..=txid)
@@ -53,6 +54,21 @@ fn opened_ranges(mock: &MockClient) -> Vec<ByteRange> {
         .collect()
 }
 
+/// What each of [`OPS`] fails with.
+async fn failures(retry: &Retry<MockClient>) -> [Error; 5] {
+    let list = retry.list(Level::RAW, Txid::FIRST, Timestamps::Fast).await;
+    let open = retry.open(raw(1), (..).into()).await;
+    let write = retry.write(raw(1), Timestamp::EPOCH, content().into());
+    let errors = [
+        list.err(),
+        open.err(),
+        write.await.err(),
+        retry.delete(&[raw(1)]).await.err(),
+        retry.delete_all().await.err(),
+    ];
+    errors.map(|error| error.expect("each call should fail"))
+}
+
 /// What a stream gave, and the error that it ended in.
 async fn drain(stream: Result<ByteStream>) -> (Vec<u8>, Option<Error>) {
     let mut read = Vec::new();
@@ -81,7 +97,7 @@ async fn drain(stream: Result<ByteStream>) -> (Vec<u8>, Option<Error>) {
 #[tokio::test(start_paused = true)]
 async fn every_call_survives_transient_errors() {
     let (mock, retry) = setup();
-    for op in [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll] {
+    for op in OPS {
         mock.on(op).times(7).fail(TRANSIENT);
     }
 
@@ -128,30 +144,11 @@ async fn a_call_whose_reply_was_lost_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn the_last_error_is_returned_when_the_attempts_are_used_up() {
     let (mock, retry) = setup_with(attempts(3));
-    for op in [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll] {
+    for op in OPS {
         mock.on(op).every(1).fail(TRANSIENT);
     }
 
-    let errors = [
-        retry
-            .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
-            .await
-            .err(),
-        retry.open(raw(1), (..).into()).await.err(),
-        retry
-            .write(raw(1), Timestamp::EPOCH, content().into())
-            .await
-            .err(),
-        retry.delete(&[raw(1)]).await.err(),
-        retry.delete_all().await.err(),
-    ];
-
-    for (error, op) in
-        errors
-            .into_iter()
-            .zip([Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll])
-    {
-        let error = error.expect("it should fail");
+    for (error, op) in failures(&retry).await.into_iter().zip(OPS) {
         assert_eq!((error.kind(), error.op()), (TRANSIENT, Some(op)));
         assert_eq!(mock.count(op), 3);
     }
@@ -167,29 +164,13 @@ async fn only_transient_errors_are_tried_again() {
         ErrorKind::Other,
     ] {
         let (mock, retry) = setup();
-        for op in [Op::List, Op::Open, Op::Write, Op::Delete, Op::DeleteAll] {
+        for op in OPS {
             mock.on(op).fail(kind);
         }
 
-        let errors = [
-            retry
-                .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
-                .await
-                .err(),
-            retry.open(raw(1), (..).into()).await.err(),
-            retry
-                .write(raw(1), Timestamp::EPOCH, content().into())
-                .await
-                .err(),
-            retry.delete(&[raw(1)]).await.err(),
-            retry.delete_all().await.err(),
-        ];
+        let errors = failures(&retry).await;
 
-        assert!(
-            errors
-                .iter()
-                .all(|error| error.as_ref().unwrap().kind() == kind)
-        );
+        assert_eq!(errors.map(|error| error.kind()), [kind; 5]);
         assert_eq!(mock.calls().len(), 5);
     }
 }

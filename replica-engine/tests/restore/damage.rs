@@ -10,7 +10,8 @@ use replica_engine::{Damage, Fault, PlanError, Progress, RestoreError, Target, r
 use replica_mock::{MockClient, file};
 
 use crate::support::{
-    Compacted, Golden, Made, Output, database, restored, sha256, small, txid, with_checksums,
+    Compacted, Golden, Made, Output, damages, database, restored, sha256, small, txid,
+    with_checksums,
 };
 
 /// Restores the latest state of a replica that has been damaged in `damaged`.
@@ -25,6 +26,12 @@ async fn check(replica: &MockClient, damaged: FileId, right: &[u8], what: &str) 
             );
         }
     }
+}
+
+/// What the error says in which restoring the latest state ends.
+async fn refusal(replica: &MockClient) -> String {
+    let refused = restored(replica, Target::Latest).await;
+    refused.unwrap_err().to_string()
 }
 
 /// Puts a content in place of `file`'s for as long as it takes.
@@ -71,12 +78,9 @@ async fn every_truncation_is_an_error_that_names_the_file() {
             let whole = replica.snapshot();
             replica.put(id, whole[&id].0, content[..len].to_vec());
 
-            let error = restored(&replica, Target::Latest).await.unwrap_err();
+            let error = refusal(&replica).await;
 
-            assert!(
-                error.to_string().contains(&id.to_string()),
-                "{len} bytes: {error}"
-            );
+            assert!(error.contains(&id.to_string()), "{len} bytes: {error}");
             replica.restore(&whole);
         }
     }
@@ -254,19 +258,11 @@ async fn what_was_deleted_meanwhile_never_gives_an_older_state() {
     )
     .await;
 
-    match result.unwrap_err() {
-        RestoreError::Damaged { damaged, .. } => {
-            let file = file(0, 3..=3);
-            assert_eq!(
-                damaged,
-                [Damage {
-                    file,
-                    fault: Fault::Missing
-                }]
-            );
-        }
-        error => panic!("{error}"),
-    }
+    let gone = Damage {
+        file: file(0, 3..=3),
+        fault: Fault::Missing,
+    };
+    assert_eq!(damages(result.unwrap_err()), [gone]);
 }
 
 #[tokio::test]
@@ -282,10 +278,8 @@ async fn a_replica_that_is_damaged_all_over_is_given_up_on() {
     }
     replica.corrupt(file(1, 1..=60), 120);
 
-    match restored(&replica, Target::Latest).await.unwrap_err() {
-        RestoreError::Damaged { damaged, .. } => assert_eq!(damaged.len(), 3),
-        error => panic!("{error}"),
-    }
+    let damaged = damages(restored(&replica, Target::Latest).await.unwrap_err());
+    assert_eq!(damaged.len(), 3);
     assert!(replica.count(Op::Open) < 20);
 }
 
@@ -333,9 +327,9 @@ async fn a_short_body_that_claims_to_be_whole_is_noticed() {
         .every(1)
         .short_body(90);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
+    let error = refusal(&replica).await;
 
-    assert!(error.to_string().contains("ends at byte 90"), "{error}");
+    assert!(error.contains("ends at byte 90"), "{error}");
 }
 
 /// A file of many pieces that has become short costs no request for each of them.
@@ -363,10 +357,8 @@ async fn what_is_missing_of_a_file_is_not_asked_for_again_and_again() {
     })
     .await;
 
-    match result.unwrap_err() {
-        RestoreError::Damaged { damaged, .. } => assert_eq!(damaged[0].file, large.id),
-        error => panic!("{error}"),
-    }
+    let damaged = damages(result.unwrap_err());
+    assert_eq!(damaged[0].file, large.id);
     assert!(replica.count(Op::Open) < 15, "{:?}", replica.calls());
 }
 
@@ -407,10 +399,8 @@ async fn pages_of_another_size_are_an_error_that_names_the_file() {
     other.page_size = 1024;
     other.put(&replica);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
-
     assert_eq!(
-        error.to_string(),
+        refusal(&replica).await,
         "transaction 0000000000000003 can't be restored: \
          0/0000000000000003-0000000000000003.ltx: its database has pages of 1024 bytes, where the \
          file before it, 0/0000000000000002-0000000000000002.ltx, has 512"
@@ -423,10 +413,8 @@ async fn a_file_under_the_name_of_another_is_an_error_that_names_it() {
     let second = replica.content(file(0, 2..=2)).unwrap();
     replica.put(file(0, 3..=3), replica_core::Timestamp::EPOCH, second);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
-
     assert_eq!(
-        error.to_string(),
+        refusal(&replica).await,
         "transaction 0000000000000003 can't be restored: \
          0/0000000000000003-0000000000000003.ltx: its header says that it is \
          0000000000000002-0000000000000002.ltx"
@@ -439,10 +427,8 @@ async fn a_database_that_grows_needs_all_of_its_new_pages() {
     let grows = file(0, 4..=4);
     Made::new(grows, 6, &[(1, 4), (4, 4), (6, 4)]).put(&replica);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
-
     assert_eq!(
-        error.to_string(),
+        refusal(&replica).await,
         format!(
             "transaction 0000000000000004 can't be restored: {grows}: it makes the database \
              larger, but page 3 is in no file"
@@ -456,12 +442,9 @@ async fn pages_of_a_larger_past_do_not_come_back() {
     let (replica, _) = small();
     Made::new(file(0, 4..=4), 4, &[(4, 4)]).put(&replica);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
+    let error = refusal(&replica).await;
 
-    assert!(
-        error.to_string().contains("page 3 is in no file"),
-        "{error}"
-    );
+    assert!(error.contains("page 3 is in no file"), "{error}");
 }
 
 #[tokio::test]
@@ -516,18 +499,13 @@ async fn a_file_that_continues_another_database_is_damaged() {
     with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
     with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 9]), &[1, 2]).put(&replica);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
+    let error = refusal(&replica).await;
 
     assert!(
-        error
-            .to_string()
-            .contains("it starts from database checksum"),
+        error.contains("it starts from database checksum"),
         "{error}"
     );
-    assert!(
-        error.to_string().contains(&file(0, 2..=2).to_string()),
-        "{error}"
-    );
+    assert!(error.contains(&file(0, 2..=2).to_string()), "{error}");
 }
 
 #[tokio::test]
@@ -536,16 +514,10 @@ async fn a_file_that_does_not_leave_the_database_it_says_is_damaged() {
     with_checksums(file(0, 1..=1), &[(1, 1), (2, 1)], None, &[1, 1]).put(&replica);
     with_checksums(file(0, 2..=2), &[(2, 2)], Some(&[1, 1]), &[1, 9]).put(&replica);
 
-    let error = restored(&replica, Target::Latest).await.unwrap_err();
+    let error = refusal(&replica).await;
 
-    assert!(
-        error.to_string().contains("it ends with database checksum"),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains(&file(0, 2..=2).to_string()),
-        "{error}"
-    );
+    assert!(error.contains("it ends with database checksum"), "{error}");
+    assert!(error.contains(&file(0, 2..=2).to_string()), "{error}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use replica_core::{
     Body, ByteRange, ByteStream, Capabilities, FileId, FileInfo, FileStream, Level, ReplicaClient,
     ReplicaClientExt, Result as StoreResult, Timestamp, Timestamps, Txid,
 };
-use replica_engine::{RestoreError, RestoreOptions, Restored, Target, restore};
+use replica_engine::{Damage, RestoreError, RestoreOptions, Restored, Target, restore};
 use replica_mock::{MockClient, file};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -112,6 +112,14 @@ pub(crate) async fn restored(
             output.assert_empty();
             Err(error)
         }
+    }
+}
+
+/// The files that were found damaged or gone by a restore that failed for that.
+pub(crate) fn damages(error: RestoreError) -> Vec<Damage> {
+    match error {
+        RestoreError::Damaged { damaged, .. } => damaged,
+        error => panic!("{error}"),
     }
 }
 
