@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use replica_core::Txid;
+use replica_core::{Timestamp, Txid};
 
 use crate::{Damage, PlanError};
 
@@ -24,6 +24,20 @@ pub enum RestoreError {
     #[error("transaction {txid} can't be restored: {}", list(damaged))]
     Damaged {
         /// The transaction whose state was wanted.
+        txid: Txid,
+        /// The files that can't be used. Never empty.
+        damaged: Vec<Damage>,
+    },
+    /// Files that tell which state was the last one from before a time, or hold it, are damaged.
+    #[error(
+        "the last state from before {time} can't be restored for certain: {}; transaction {txid} is \
+         older than that, so ask for it by its number if it will do",
+        list(damaged)
+    )]
+    InDoubt {
+        /// The time.
+        time: Timestamp,
+        /// The last transaction from before it that the other files give.
         txid: Txid,
         /// The files that can't be used. Never empty.
         damaged: Vec<Damage>,

@@ -18,8 +18,9 @@ const HEADERS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) files: Vec<FileInfo>,
-    /// Whether the times are those of the headers.
-    pub(crate) from_headers: bool,
+    /// To how many milliseconds the times that the store keeps agree with those of the headers,
+    /// where they do. Otherwise the times are the headers' alone.
+    agreed: Option<i64>,
 }
 
 impl Listing {
@@ -27,7 +28,7 @@ impl Listing {
     pub(crate) async fn new(client: &dyn ReplicaClient) -> Result<Listing> {
         Ok(Listing {
             files: list(client, Timestamps::Fast).await?,
-            from_headers: false,
+            agreed: None,
         })
     }
 
@@ -36,6 +37,12 @@ impl Listing {
     /// Where a store keeps a file's time is easily lost: a plain copy of a folder loses it. So the
     /// listing is believed only where the headers on either side of `time`, at each level, agree
     /// with it; otherwise every header is read.
+    ///
+    /// It is not believed of a file whose header can't be read, even where all its neighbours
+    /// agree: what has damaged the file may have given it another time as well. A writer that is
+    /// interrupted before it has set the time leaves the one of the writing, and whoever writes
+    /// over a file or puts it back leaves a later one. Were that time behind `time` and the true
+    /// one before it, an older state would pass for the one that was asked for.
     pub(crate) async fn around(client: &dyn ReplicaClient, time: Timestamp) -> Result<Listing> {
         let Some(resolution) = client.capabilities().timestamp_resolution else {
             let mut listing = Listing::new(client).await?;
@@ -47,7 +54,7 @@ impl Listing {
             .max(1);
         let mut listing = Listing {
             files: list(client, Timestamps::Exact).await?,
-            from_headers: false,
+            agreed: Some(resolution),
         };
         let doubtful = doubtful(&listing.files, time, resolution);
         let believed = match doubtful {
@@ -72,8 +79,42 @@ impl Listing {
                 None => known.not_before(file.id),
             };
         }
-        self.from_headers = true;
+        self.agreed = None;
         Ok(())
+    }
+
+    /// Whether nothing but their headers tells the times of files.
+    pub(crate) fn is_from_headers(&self) -> bool {
+        self.agreed.is_none()
+    }
+
+    /// The last transaction from before `time`, where the store and the headers both tell which one
+    /// that is: so it is known whatever else is wrong with the files.
+    pub(crate) fn last_before(&self, time: Timestamp) -> Option<Txid> {
+        let resolution = self.agreed?;
+        // What the store alone says of a file's time is that it is somewhere in here.
+        let is_clear = |file: &FileInfo| {
+            let since = file.created_at.as_millis();
+            let since = since.saturating_sub(since.rem_euclid(resolution));
+            let until = since.saturating_add(resolution);
+            time.as_millis() <= since || until <= time.as_millis()
+        };
+        let (before, after): (Vec<&FileInfo>, Vec<&FileInfo>) =
+            (self.files.iter()).partition(|file| file.created_at < time);
+        if after.is_empty() || !self.files.iter().all(is_clear) {
+            return None;
+        }
+        before.iter().map(|file| file.id.txids.max()).max()
+    }
+
+    /// The file that tells that no transaction after `last` is from before `time`: the next one.
+    pub(crate) fn next_after(&self, last: Txid, time: Timestamp) -> Option<FileInfo> {
+        let later = |file: &&FileInfo| file.created_at >= time && file.id.txids.max() > last;
+        let next = self.files.iter().filter(later).min_by_key(|file| {
+            let snapshot = file.id.level == Level::SNAPSHOT;
+            (file.id.txids.max(), snapshot, file.size)
+        });
+        next.copied()
     }
 
     /// The time that `file` is not older than, by the other files.

@@ -33,7 +33,7 @@ impl RestorePlan {
     /// A time after the last file's is refused, as by Litestream: nothing says what the database
     /// was then. One difference: Litestream restores a time silently to a state before a gap, even
     /// where files older than that time lie behind the gap; here that is a [`PlanError::Gap`]. It
-    /// is no gap where a file that is too new for that time holds the transactions between.
+    /// is no gap where a compaction that is too new for that time holds the transactions between.
     ///
     /// # Errors
     ///
@@ -104,12 +104,15 @@ fn can_apply(file: &FileInfo) -> bool {
     file.id.level != Level::SNAPSHOT || file.id.txids.min() == Txid::FIRST
 }
 
-/// Whether one of `files` holds the transaction after `reached`.
+/// Whether one of `files` has taken the place of those with the transaction after `reached`, as a
+/// compaction does, and not a snapshot.
 fn is_followed(reached: Txid, files: &[FileInfo]) -> bool {
     let next = |file: &FileInfo| {
         file.id.txids.min().get() - 1 <= reached.get() && reached < file.id.txids.max()
     };
-    files.iter().any(|file| can_apply(file) && next(file))
+    files
+        .iter()
+        .any(|file| file.id.level != Level::SNAPSHOT && next(file))
 }
 
 /// The chain of `files` from the newest snapshot, or from nothing, as far as it goes.

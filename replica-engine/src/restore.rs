@@ -15,7 +15,9 @@ use crate::listing::{Listing, read_header};
 use crate::progress::Listener;
 use crate::staged::{Destination, Staged};
 use crate::verify::verify;
-use crate::{Damage, Existing, Fault, Integrity, Progress, RestoreError, RestorePlan, Target};
+use crate::{
+    Damage, Existing, Fault, Integrity, PlanError, Progress, RestoreError, RestorePlan, Target,
+};
 
 /// How often files are chosen anew because one of them was damaged or gone.
 const REPLANS_MAX: usize = 32;
@@ -81,10 +83,8 @@ pub struct Restored {
 ///
 /// [`RestoreError::Plan`] where no files give `target`, and [`RestoreError::Store`].
 pub async fn plan(client: &dyn ReplicaClient, target: Target) -> Result<RestorePlan, RestoreError> {
-    Ok(RestorePlan::new(
-        target,
-        &list(client, target).await?.files,
-    )?)
+    let listing = list(client, target).await?;
+    Ok(Choice::new(target, &listing)?.plan)
 }
 
 /// Restores a database from the replica behind `client`, and tells `progress` how it goes on.
@@ -93,7 +93,9 @@ pub async fn plan(client: &dyn ReplicaClient, target: Target) -> Result<RestoreP
 /// damaged or missing is left out, and the restore begins again with others that hold the same
 /// transactions, if there are any. So the result is the database of exactly the transaction that
 /// was asked for, or an error; never an older one. For a time, every file that is used is older
-/// than that by its own header.
+/// than that by its own header, unless it is a snapshot that was made later of the state that was
+/// asked for; and the transaction after that state is newer, by its file's time in the listing and
+/// in the header, or by the header of a file that was verified for that.
 ///
 /// The database is written to a temporary file beside `output`, synced, and renamed. A restore
 /// that fails, is dropped or killed leaves nothing under the name; only one that is killed leaves
@@ -151,72 +153,144 @@ async fn rebuild(
 ) -> Result<(RestorePlan, Applied, Vec<Damage>), RestoreError> {
     let mut damaged: Vec<Damage> = Vec::new();
     let mut listing = list(&*client, options.target).await?;
-    let mut plan = RestorePlan::new(options.target, &listing.files)?;
+    let mut choice = Choice::new(options.target, &listing)?;
     loop {
-        let files = plan.needed();
+        let files = choice.plan.needed();
         listener(Progress::Planned {
-            txid: plan.txid(),
+            txid: choice.plan.txid(),
             files: files.len(),
             bytes: files.iter().map(|file| file.size).sum(),
         });
-        let damage = match attempt(&client, files, options, staged, listener).await? {
-            Ok(applied) => return Ok((plan, applied, damaged)),
-            Err(damage) => damage,
+        let damage = match prove(&client, &choice, &listing, options).await? {
+            Some(damage) => damage,
+            None => match attempt(&client, &choice, options, staged, listener).await? {
+                Ok(applied) => return Ok((choice.plan, applied, damaged)),
+                Err(damage) => damage,
+            },
         };
         listener(Progress::Damaged(damage.clone()));
 
         let gone = damage.fault == Fault::Missing;
-        if matches!(damage.fault, Fault::Time { .. }) && !listing.from_headers {
+        if matches!(damage.fault, Fault::Time { .. }) && !listing.is_from_headers() {
             // The times were wrong, and so was the plan.
             listing.read_headers(&*client).await?;
-            plan = RestorePlan::new(options.target, &listing.files)?;
+            choice = Choice::new(options.target, &listing)?;
             continue;
         }
         damaged.push(damage);
-        let wanted = plan.txid();
-        let lost = |damaged| RestoreError::Damaged {
-            txid: wanted,
-            damaged,
-        };
+        let wanted = choice.plan.txid();
         if damaged.len() > REPLANS_MAX {
-            return Err(lost(damaged));
+            return Err(lost(wanted, damaged));
+        }
+        if let Target::Time(time) = choice.target
+            && listing.last_before(time) == Some(wanted)
+        {
+            // That is known without the damaged file.
+            choice.target = Target::Txid(wanted);
         }
         if gone {
             // Somebody compacts or deletes: what is there now may go further.
-            listing = list(&*client, options.target).await?;
+            listing = list(&*client, choice.target).await?;
         }
         let sound = |file: &FileInfo| damaged.iter().all(|damage| damage.file != file.id);
         listing.files.retain(sound);
-        plan = match replan(options.target, wanted, gone, &listing, &damaged) {
-            Some(plan) => plan,
-            None => return Err(lost(damaged)),
+        choice.plan = match replan(choice.target, wanted, gone, &listing, &damaged) {
+            Ok(plan) => plan,
+            Err(None) => return Err(lost(wanted, damaged)),
+            Err(Some((time, txid))) => {
+                return Err(RestoreError::InDoubt {
+                    time,
+                    txid,
+                    damaged,
+                });
+            }
         };
     }
 }
 
+fn lost(txid: Txid, damaged: Vec<Damage>) -> RestoreError {
+    RestoreError::Damaged { txid, damaged }
+}
+
+/// The files that are restored, and what they were chosen for.
+struct Choice {
+    target: Target,
+    plan: RestorePlan,
+}
+
+impl Choice {
+    /// Chooses files for `target`; or for the transaction that it is known to be, where only a
+    /// snapshot has the state that is too new by its own time.
+    fn new(target: Target, listing: &Listing) -> Result<Choice, PlanError> {
+        let plan = RestorePlan::new(target, &listing.files);
+        if let Target::Time(time) = target
+            && let Some(last) = listing.last_before(time)
+            && plan.as_ref().map_or(true, |plan| plan.txid() < last)
+            && let Ok(plan) = RestorePlan::new(Target::Txid(last), &listing.files)
+        {
+            let target = Target::Txid(last);
+            return Ok(Choice { target, plan });
+        }
+        Ok(Choice {
+            target,
+            plan: plan?,
+        })
+    }
+}
+
+/// Reads the file that says that the transaction after the chosen ones is not from before the time
+/// that was asked for, where nothing but its header does: damage may have changed that.
+async fn prove(
+    client: &Arc<dyn ReplicaClient>,
+    choice: &Choice,
+    listing: &Listing,
+    options: &RestoreOptions,
+) -> Result<Option<Damage>, RestoreError> {
+    let Target::Time(time) = choice.target else {
+        return Ok(None);
+    };
+    let next = listing.next_after(choice.plan.txid(), time);
+    let Some(next) = next.filter(|_| listing.last_before(time).is_none()) else {
+        return Ok(None);
+    };
+    match verify(Arc::clone(client), next, options.fetch_ahead).await {
+        Ok(sound) if sound.header.timestamp() < time => {
+            Ok(Some(Damage::new(next.id, Fault::Replaced)))
+        }
+        Ok(_) => Ok(None),
+        Err(ReadFailure::Damaged(damage)) => Ok(Some(damage)),
+        Err(ReadFailure::Store(error)) => Err(error.into()),
+    }
+}
+
 /// Chooses among the files that are left in `listing` those that give the state that was `wanted`,
-/// or one that proves to be the right one where that was planned by the time of a damaged file.
+/// or one that proves to be the right one where that was planned by the time of a damaged file. The
+/// error is that there are none, with the time and the last transaction that is left before it.
 fn replan(
     target: Target,
     wanted: Txid,
     gone: bool,
     listing: &Listing,
     damaged: &[Damage],
-) -> Option<RestorePlan> {
+) -> Result<RestorePlan, Option<(Timestamp, Txid)>> {
     let Target::Time(time) = target else {
         // The very same state from other files, whatever they are.
         let target = if gone { target } else { Target::Txid(wanted) };
-        let plan = RestorePlan::new(target, &listing.files).ok()?;
-        return (plan.txid() >= wanted).then_some(plan);
+        let plan = RestorePlan::new(target, &listing.files).ok();
+        return plan.filter(|plan| plan.txid() >= wanted).ok_or(None);
     };
     // The time of a damaged file was a guess, or came from a header that nothing vouches for. So
     // the others decide again, and an older state is right only if they tell that the damaged
     // file was too new.
-    let plan = RestorePlan::new(target, &listing.files).ok()?;
+    let plan = RestorePlan::new(target, &listing.files).map_err(|_| None)?;
     let too_new =
         |damage: &Damage| damage.fault != Fault::Missing && listing.not_before(damage.file) >= time;
     let right = |damage: &Damage| damage.file.txids.max() <= plan.txid() || too_new(damage);
-    damaged.iter().all(right).then_some(plan)
+    if damaged.iter().all(right) {
+        Ok(plan)
+    } else {
+        Err(Some((time, plan.txid())))
+    }
 }
 
 async fn list(client: &dyn ReplicaClient, target: Target) -> replica_core::Result<Listing> {
@@ -226,10 +300,10 @@ async fn list(client: &dyn ReplicaClient, target: Target) -> replica_core::Resul
     }
 }
 
-/// Writes the database that `files` give into the staged file, or finds one of them damaged.
+/// Writes the database that the chosen files give into the staged file, or finds one of them damaged.
 async fn attempt(
     client: &Arc<dyn ReplicaClient>,
-    files: &[FileInfo],
+    choice: &Choice,
     options: &RestoreOptions,
     staged: &Staged,
     listener: &Listener,
@@ -242,7 +316,7 @@ async fn attempt(
         path: staged.destination().path().to_owned(),
         source,
     })?;
-    let last = *files.last().expect("a plan has a file");
+    let (files, last) = (choice.plan.needed(), choice.plan.last());
     let header = match read_header(&**client, last.id).await {
         Ok(header) => header,
         Err(ReadFailure::Damaged(damage)) => return Ok(Err(damage)),
@@ -263,7 +337,7 @@ async fn attempt(
         };
     }
 
-    let before = match options.target {
+    let before = match choice.target {
         Target::Time(time) => Some(time),
         Target::Latest | Target::Txid(_) => None,
     };

@@ -159,7 +159,7 @@ proptest! {
             Target::Txid(txid) => Some(txid.get()),
             Target::Time(time) if files.iter().all(|file| file.created_at < time) => None,
             Target::Time(_) => last_reachable
-                .filter(|last| last_listed == Some(*last) || files.iter().any(|file| can_apply(file) && {
+                .filter(|last| last_listed == Some(*last) || files.iter().any(|file| file.id.level != Level::SNAPSHOT && {
                     let txids = file.id.txids;
                     (txids.min().get()..=txids.max().get()).contains(&(last + 1))
                 })),
@@ -206,6 +206,22 @@ fn a_time_before_a_compaction_is_no_gap_while_some_of_its_inputs_are_kept() {
     let plan = RestorePlan::new(Target::Time(Timestamp::from_millis(15_500)), &files).unwrap();
 
     assert_eq!(plan.txid(), txid(10));
+}
+
+/// A snapshot was taken for such a compaction. It takes nothing's place, so what only it has is
+/// missing: the state before the gap passed for the last one, though a later one had been made.
+#[test]
+fn a_snapshot_closes_no_gap_before_its_time() {
+    let files = [
+        file(0, 1, 1, 1_000),
+        file(0, 3, 3, 3_000),
+        file(9, 1, 3, 3_500),
+    ];
+
+    let plan = RestorePlan::new(Target::Time(Timestamp::from_millis(3_200)), &files);
+
+    let (after, next) = (txid(1), files[1].id);
+    assert_eq!(plan.unwrap_err(), PlanError::Gap { after, next });
 }
 
 /// A file of the snapshots' level that starts in the middle can't be applied, and was left out as if
