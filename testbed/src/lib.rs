@@ -33,6 +33,7 @@ mod proxy;
 mod s3;
 mod sftp;
 
+pub use port::Port;
 pub use proxy::{Direction, Fault, Proxy};
 pub use s3::{OpenUpload, S3Server, StoredObject, pattern};
 pub use sftp::SftpServer;

@@ -1,6 +1,7 @@
 //! A port that can be closed and opened again, and whose connections can be cut.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// What is done with a connection.
 type Serve = Arc<dyn Fn(TcpStream) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// A listener on 127.0.0.1 whose connections are tasks of a runtime of its own.
-pub(crate) struct Port {
+/// Where a server listens: on a free port of 127.0.0.1, until it is dropped.
+///
+/// Every server of the testbed, and the [`Proxy`](crate::Proxy), is one beside what it serves:
+/// the methods are theirs. Its connections are tasks of a runtime of its own.
+pub struct Port {
     /// There until the port is dropped.
     runtime: Option<Runtime>,
     address: SocketAddr,
@@ -73,12 +77,13 @@ impl Port {
     }
 
     /// Where it listens, or will again.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops listening, so that connecting is refused, and resets every connection.
-    pub(crate) fn close(&self) {
+    /// Refuses connections and resets the live ones, until [`reopen`](Self::reopen). What the
+    /// server keeps stays.
+    pub fn close(&self) {
         let mut state = self.shared.lock();
         if let Some(task) = &state.accepting {
             task.abort();
@@ -88,15 +93,15 @@ impl Port {
         self.reset_connections();
     }
 
-    /// Listens again on the same port, if it was closed.
-    pub(crate) fn reopen(&self) {
+    /// Accepts connections again, on the same port.
+    pub fn reopen(&self) {
         if self.shared.lock().accepting.is_none() {
             self.listen(bind(self.address));
         }
     }
 
-    /// Resets every connection there is.
-    pub(crate) fn reset_connections(&self) {
+    /// Resets every live connection.
+    pub fn reset_connections(&self) {
         let state = self.shared.lock();
         let doomed: Vec<u64> = state.live.keys().copied().collect();
         for connection in state.live.values() {
@@ -110,12 +115,12 @@ impl Port {
     }
 
     /// How many connections were accepted so far.
-    pub(crate) fn accepted(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.shared.lock().accepted
     }
 
-    /// How many connections there are.
-    pub(crate) fn live(&self) -> usize {
+    /// How many connections are open.
+    pub fn live_connections(&self) -> usize {
         self.shared.lock().live.len()
     }
 
@@ -136,6 +141,14 @@ impl Port {
             }
         });
         state.accepting = Some(task.abort_handle());
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

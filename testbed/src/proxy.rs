@@ -1,6 +1,7 @@
 //! A network between a client and a server, for any protocol over TCP.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -108,11 +109,6 @@ impl Proxy {
         Self { network, port }
     }
 
-    /// Where clients connect.
-    pub fn address(&self) -> SocketAddr {
-        self.port.address()
-    }
-
     /// Connects to another server from the next connection on.
     pub fn set_upstream(&self, upstream: SocketAddr) {
         self.network.lock().upstream = upstream;
@@ -147,34 +143,17 @@ impl Proxy {
         self.network.changes.send_replace(());
     }
 
-    /// Resets every live connection on the client's side, and so ends it on the server's.
-    pub fn reset_connections(&self) {
-        self.port.reset_connections();
-    }
-
-    /// Refuses connections and resets the live ones, until [`reopen`](Self::reopen).
-    pub fn close(&self) {
-        self.port.close();
-    }
-
-    /// Accepts connections again, on the same port.
-    pub fn reopen(&self) {
-        self.port.reopen();
-    }
-
-    /// How many connections were accepted so far.
-    pub fn connections(&self) -> u64 {
-        self.port.accepted()
-    }
-
-    /// How many connections are open.
-    pub fn live_connections(&self) -> usize {
-        self.port.live()
-    }
-
     /// How many bytes were passed on in that direction, over all connections.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.network.lock().passed[direction as usize]
+    }
+}
+
+impl Deref for Proxy {
+    type Target = Port;
+
+    fn deref(&self) -> &Port {
+        &self.port
     }
 }
 

@@ -15,7 +15,7 @@ mod operations;
 mod store;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -67,11 +67,6 @@ impl S3Server {
             }
         });
         Self { store, port }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.port.address()
     }
 
     /// `http://` and the address.
@@ -162,26 +157,13 @@ impl S3Server {
     pub fn requests_in_all(&self) -> u64 {
         self.store.requests_in_all()
     }
+}
 
-    /// How many connections were accepted so far.
-    pub fn connections(&self) -> u64 {
-        self.port.accepted()
-    }
+impl Deref for S3Server {
+    type Target = Port;
 
-    /// Resets every live connection.
-    pub fn reset_connections(&self) {
-        self.port.reset_connections();
-    }
-
-    /// Stops: refuses connections and resets the live ones, until [`reopen`](Self::reopen). What
-    /// is stored stays.
-    pub fn close(&self) {
-        self.port.close();
-    }
-
-    /// Starts again, on the same port and with the same objects and uploads.
-    pub fn reopen(&self) {
-        self.port.reopen();
+    fn deref(&self) -> &Port {
+        &self.port
     }
 }
 

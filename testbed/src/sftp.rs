@@ -19,7 +19,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,11 +61,6 @@ impl SftpServer {
         let serving = Arc::clone(&shared);
         let port = Port::open(move |stream: TcpStream| ssh::serve(Arc::clone(&serving), stream));
         Self { shared, port }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.port.address()
     }
 
     /// The one user.
@@ -162,30 +157,13 @@ impl SftpServer {
     pub fn requests_in_all(&self) -> u64 {
         self.shared.lock().requests.values().sum()
     }
+}
 
-    /// How many connections were accepted so far.
-    pub fn connections(&self) -> u64 {
-        self.port.accepted()
-    }
+impl Deref for SftpServer {
+    type Target = Port;
 
-    /// How many connections are open.
-    pub fn live_connections(&self) -> usize {
-        self.port.live()
-    }
-
-    /// Resets every live connection.
-    pub fn reset_connections(&self) {
-        self.port.reset_connections();
-    }
-
-    /// Stops: refuses connections and resets the live ones, until [`reopen`](Self::reopen).
-    pub fn close(&self) {
-        self.port.close();
-    }
-
-    /// Starts again, on the same port.
-    pub fn reopen(&self) {
-        self.port.reopen();
+    fn deref(&self) -> &Port {
+        &self.port
     }
 }
 

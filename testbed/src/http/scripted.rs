@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
@@ -53,11 +54,6 @@ impl Scripted {
         self.script.lock().rules.clear();
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.port.address()
-    }
-
     /// `http://` and the address.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
@@ -71,26 +67,6 @@ impl Scripted {
     /// The requests so far, which are forgotten.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.script.lock().requests)
-    }
-
-    /// How many connections were accepted so far.
-    pub fn connections(&self) -> u64 {
-        self.port.accepted()
-    }
-
-    /// Resets every live connection.
-    pub fn reset_connections(&self) {
-        self.port.reset_connections();
-    }
-
-    /// Refuses connections and resets the live ones, until [`reopen`](Self::reopen).
-    pub fn close(&self) {
-        self.port.close();
-    }
-
-    /// Accepts connections again, on the same port.
-    pub fn reopen(&self) {
-        self.port.reopen();
     }
 
     /// Panics where a rule with a number of times wasn't used so often.
@@ -118,6 +94,14 @@ impl Scripted {
             }
         });
         Self { script, port }
+    }
+}
+
+impl Deref for Scripted {
+    type Target = Port;
+
+    fn deref(&self) -> &Port {
+        &self.port
     }
 }
 
