@@ -98,11 +98,12 @@ fn never_existed(status: &Status) -> bool {
 
 async fn is_dangling(call: &Call, path: &str) -> Result<()> {
     match call.ask(Request::lstat(path)).await.attributes() {
-        Ok(_) => {
+        Ok(found) if found.kind() == Some(Kind::Link) => {
             let message = format!("the path of the replica is wrong: {path} is a link to nowhere");
             Err(Error::new(ErrorKind::Invalid, message))
         }
-        Err(Failure::Status(_)) => Ok(()),
+        // Where it is there by now, it has been made after the call began.
+        Ok(_) | Err(Failure::Status(_)) => Ok(()),
         Err(failure) => Err(classify("look at", path, failure)),
     }
 }

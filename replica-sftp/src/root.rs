@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use replica_core::{Error, ErrorKind, FileId, Layout, Level, Result};
+use replica_core::{Error, ErrorKind, FileId, Layout, Level};
 
 use crate::classify::classify;
 use crate::connection::Failure;
 use crate::pool::Call;
-use crate::wire::{Kind, Request};
+use crate::wire::{Attributes, Kind, Request};
 
 /// The root of a replica, on its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) struct Root {
 
 impl Root {
     /// The folder `path`, written in the one way there is.
-    pub(crate) fn new(path: &str) -> Result<Root> {
+    pub(crate) fn new(path: &str) -> Result<Root, Error> {
         if path.is_empty() {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -108,7 +108,7 @@ pub(crate) fn lineage(path: &str) -> Vec<&str> {
 
 /// Makes sure that `folder`, which is said not to be there, is missing only because nobody has
 /// made it yet: a root below a file, or behind a link to nowhere, is no empty replica.
-pub(crate) async fn is_merely_missing(call: &Call, folder: &str) -> Result<()> {
+pub(crate) async fn is_merely_missing(call: &Call, folder: &str) -> Result<(), Error> {
     let mut looks = Vec::new();
     for path in lineage(folder) {
         let behind = call.send(Request::stat(path)).await;
@@ -119,19 +119,10 @@ pub(crate) async fn is_merely_missing(call: &Call, folder: &str) -> Result<()> {
         let fault = |failure: Failure| classify("look at", path, failure);
         let behind = behind.map_err(fault)?.await.attributes();
         let itself = itself.map_err(fault)?.await.attributes();
-        let problem = match (behind, itself) {
-            (Ok(found), _) => match found.kind() {
-                Some(Kind::Folder) | None => continue,
-                Some(_) => "is no folder",
-            },
-            (Err(Failure::Status(status)), itself) if status.is_no_such_file() => match itself {
-                Ok(found) if found.kind() == Some(Kind::Link) => "is a link to nowhere",
-                // It was made between the two looks.
-                Ok(_) => continue,
-                Err(Failure::Status(status)) if status.is_no_such_file() => return Ok(()),
-                Err(failure) => return Err(fault(failure)),
-            },
-            (Err(failure), _) => return Err(fault(failure)),
+        let problem = match judge(behind, itself).map_err(fault)? {
+            Step::Folder => continue,
+            Step::Missing => return Ok(()),
+            Step::Wrong(problem) => problem,
         };
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -142,9 +133,42 @@ pub(crate) async fn is_merely_missing(call: &Call, folder: &str) -> Result<()> {
     Ok(())
 }
 
+/// What one step of a path turns out to be.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Folder,
+    Missing,
+    Wrong(&'static str),
+}
+
+/// Judges a step by what is `behind` its name, and by what the name is `itself`: the same, unless
+/// it is a link.
+fn judge(
+    behind: Result<Attributes, Failure>,
+    itself: Result<Attributes, Failure>,
+) -> Result<Step, Failure> {
+    match behind {
+        Ok(found) => Ok(match found.kind() {
+            Some(Kind::Folder) | None => Step::Folder,
+            Some(_) => Step::Wrong("is no folder"),
+        }),
+        Err(Failure::Status(status)) if status.is_no_such_file() => match itself {
+            Ok(found) if found.kind() == Some(Kind::Link) => {
+                Ok(Step::Wrong("is a link to nowhere"))
+            }
+            // Somebody has made it between the two looks, and until then it was missing.
+            Ok(_) => Ok(Step::Missing),
+            Err(Failure::Status(status)) if status.is_no_such_file() => Ok(Step::Missing),
+            Err(failure) => Err(failure),
+        },
+        Err(failure) => Err(failure),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Status;
     use replica_core::{Txid, TxidRange};
 
     #[test]
@@ -189,6 +213,29 @@ mod tests {
         assert_eq!(lineage("/a/b/c"), ["/a", "/a/b", "/a/b/c"]);
         assert_eq!(lineage("a/b"), ["a", "a/b"]);
         assert_eq!(lineage("/"), ["/"]);
+    }
+
+    /// A folder that another client made between the two looks once passed for a link to nowhere.
+    #[test]
+    fn a_step_that_appears_between_two_looks_was_missing() {
+        let status = |code| Err(Failure::Status(Status::of(code)));
+        let gone = || status(Status::NO_SUCH_FILE);
+        let found = |mode| Ok(Attributes::of(mode));
+        let (folder, file, link) = (0o040_700, 0o100_600, 0o120_777);
+        for (behind, itself, step) in [
+            (found(folder), found(folder), Step::Folder),
+            (found(folder), found(link), Step::Folder),
+            (found(file), found(file), Step::Wrong("is no folder")),
+            (gone(), gone(), Step::Missing),
+            (gone(), found(folder), Step::Missing),
+            (gone(), found(link), Step::Wrong("is a link to nowhere")),
+        ] {
+            let told = format!("{behind:?} and {itself:?}");
+
+            assert_eq!(judge(behind, itself).ok(), Some(step), "{told}");
+        }
+        let denied = judge(status(Status::PERMISSION_DENIED), gone());
+        assert!(matches!(denied, Err(Failure::Status(_))), "{denied:?}");
     }
 
     #[test]

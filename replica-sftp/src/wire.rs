@@ -309,6 +309,12 @@ impl Status {
     pub(crate) const NO_SPACE: u32 = 14;
     pub(crate) const QUOTA_EXCEEDED: u32 = 15;
 
+    #[cfg(test)]
+    pub(crate) fn of(code: u32) -> Status {
+        let message = String::new();
+        Status { code, message }
+    }
+
     pub(crate) fn is_no_such_file(&self) -> bool {
         matches!(self.code, Status::NO_SUCH_FILE | Status::NO_SUCH_PATH)
     }
@@ -343,6 +349,14 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
+    #[cfg(test)]
+    pub(crate) fn of(permissions: u32) -> Attributes {
+        Attributes {
+            permissions: Some(permissions),
+            ..Attributes::default()
+        }
+    }
+
     /// What it is, or `None` where the server does not say.
     pub(crate) fn kind(&self) -> Option<Kind> {
         self.permissions.map(|bits| match bits & KIND_MASK {
