@@ -5,7 +5,7 @@ mod support;
 use std::sync::OnceLock;
 
 use replica_sftp::SftpClient;
-use support::{Form, Sshd};
+use support::openssh::{Form, Sshd};
 
 async fn open(namespace: String) -> replica_core::Result<SftpClient> {
     static SERVER: OnceLock<Sshd> = OnceLock::new();

@@ -16,7 +16,7 @@ use replica_core::{
     Timestamps, Txid, TxidRange,
 };
 use replica_sftp::{HostKey, Login, PrivateKey, SftpClient, SftpConfig};
-use support::{Form, Sshd};
+use support::openssh::{Form, Sshd};
 
 const NAME: &str = "0000000000000001-0000000000000001.ltx";
 const NOON: Timestamp = Timestamp::from_millis(1_795_262_400_000);
