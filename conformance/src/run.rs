@@ -14,7 +14,7 @@ use crate::known::KnownFailures;
 use crate::meter::Meter;
 use crate::registry::{CASES, Case, Pace};
 use crate::report::{CaseReport, Outcome, Report};
-use crate::store::{Opener, Settings, Store, opener, with_causes};
+use crate::store::{Opener, Settings, Store, opener, told};
 
 /// What a run is asked for. `Options::default()` is every case that is not slow.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ async fn introduce(
     let limit = options.limit.unwrap_or(Pace::Quick.limit());
     let client = match timeout(limit, spawn(opener(namespace))).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return Err(with_causes(error.to_string(), &*error)),
+        Ok(Err(error)) => return Err(told(&*error)),
         Err(_) => return Err(format!("no client after {limit:?}")),
     };
     let scheme = attempt(async { client.scheme() }).await?;

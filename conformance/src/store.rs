@@ -29,10 +29,22 @@ pub(crate) fn opener<M: 'static>(factory: impl Factory<M>) -> Opener {
     Arc::new(move |namespace| {
         let factory = Arc::clone(&factory);
         attempt(async move { factory.open(namespace).await })
-            .map(|opened| opened.unwrap_or_else(|panic| Err(panic.into())))
+            .map(|opened| opened.unwrap_or_else(|panic| Err(Panicked(panic).into())))
             .boxed()
     })
 }
+
+/// What a factory panicked with.
+#[derive(Debug)]
+struct Panicked(String);
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Panicked {}
 
 /// What a case is given: a fresh namespace, and what the run was asked for.
 #[derive(Clone)]
@@ -94,24 +106,40 @@ impl Store {
 
     /// Opens a client on the root `path` beside the case's, which is `db`.
     pub(crate) async fn sibling(&self, path: &str) -> Client {
-        match self.try_sibling(path).await {
+        match self.open(self.beside(path)).await {
             Ok(client) => client,
-            Err(error) => panic!("could not open {path:?}: {error}"),
+            Err(error) => panic!("could not open {path:?}: {}", told(&*error)),
         }
     }
 
-    /// Opens a client on the root `path` beside the case's, which a store may refuse.
-    pub(crate) async fn try_sibling(&self, path: &str) -> Result<Client, OpenError> {
-        let namespace = format!("{}/{path}", self.0.namespace);
-        self.open(namespace).await
+    /// Opens a client on the root `path` beside the case's, or `None` where the store refuses it.
+    ///
+    /// A panic is no refusal, nor is an error of the contract's that says anything but "invalid".
+    pub(crate) async fn sibling_if_taken(&self, path: &str) -> Option<Client> {
+        let error = match self.open(self.beside(path)).await {
+            Ok(client) => return Some(client),
+            Err(error) => error,
+        };
+        let kind = error.downcast_ref::<Error>().map(Error::kind);
+        assert!(
+            !error.is::<Panicked>() && kind.is_none_or(|kind| kind == ErrorKind::Invalid),
+            "opening {path:?} should succeed or be refused as {}: {}",
+            ErrorKind::Invalid,
+            told(&*error)
+        );
+        None
     }
 
     /// Opens a client on the folder that holds the case's root and its siblings.
     pub(crate) async fn parent(&self) -> Client {
         match self.open(self.0.namespace.clone()).await {
             Ok(client) => client,
-            Err(error) => panic!("could not open the parent folder: {error}"),
+            Err(error) => panic!("could not open the parent folder: {}", told(&*error)),
         }
+    }
+
+    fn beside(&self, path: &str) -> String {
+        format!("{}/{path}", self.0.namespace)
     }
 
     async fn open(&self, namespace: String) -> Result<Client, OpenError> {
@@ -346,18 +374,18 @@ pub(crate) fn some_time(file: FileId) -> Timestamp {
     Timestamp::from_millis(1_600_000_000_123 + 60_007 * txid)
 }
 
-/// The error and its causes in one line.
+/// The error with its kind, and its causes, in one line.
 pub(crate) fn chain(error: &Error) -> String {
-    with_causes(format!("{error} [{}]", error.kind()), error)
+    format!("{error} [{}]{}", error.kind(), of_causes(error))
 }
 
-/// What is `told` of `error`, and then its causes, in one line.
-pub(crate) fn with_causes(mut told: String, error: &(dyn std::error::Error + 'static)) -> String {
-    for cause in causes(error) {
-        told.push_str(": ");
-        told.push_str(&cause.to_string());
-    }
-    told
+/// Any error and its causes in one line.
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("{error}{}", of_causes(error))
+}
+
+fn of_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).map(|cause| format!(": {cause}")).collect()
 }
 
 /// What caused `error`, and what caused that, and so on.

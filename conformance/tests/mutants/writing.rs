@@ -188,6 +188,14 @@ mutants! {
         // The mock's roots are paths, which a text like this is not.
         Ok(root.replace("//", "/:").replace("/.", "/:"))
     }) => ["naming::every_spelling_of_a_root_is_one_place"];
+    an_odd_root_panics: Roots(|root| {
+        assert!(root.is_ascii() && !root.contains("//"), "not such a root");
+        Ok(root.to_owned())
+    }) => ["naming::odd_characters_name_a_root", "naming::every_spelling_of_a_root_is_one_place"];
+    a_long_root_is_an_outage: Roots(|root| match root.len() {
+        0..200 => Ok(root.to_owned()),
+        _ => Err(Error::new(ErrorKind::Unavailable, "try again later")),
+    }) => ["naming::long_roots_are_kept_or_refused"];
     a_long_root_fails_late: FailsLongRoots => ["naming::long_roots_are_kept_or_refused"];
     a_new_file_is_seen_later: LateWrites => [
         "consistency::a_written_file_is_read_at_once",
