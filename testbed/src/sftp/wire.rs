@@ -34,8 +34,8 @@ pub(super) enum Status {
 impl From<io::Error> for Status {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound => Self::NoSuchFile,
-            // As OpenSSH answers to a name that is too long.
+            // As OpenSSH answers to a path through a file, and to a name that is too long.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NoSuchFile,
             io::ErrorKind::InvalidFilename => Self::BadMessage,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             _ => Self::Failure,
