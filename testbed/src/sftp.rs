@@ -142,6 +142,11 @@ impl SftpServer {
         self.shared.lock().page_max = entries.max(1);
     }
 
+    /// Lists names from now on, and says nothing of what has them.
+    pub fn list_names_alone(&self) {
+        self.shared.lock().names_alone = true;
+    }
+
     /// How many times credentials were shown to the server: a password, or a key, right or wrong.
     pub fn logins(&self) -> u64 {
         self.shared.lock().logins
@@ -190,6 +195,7 @@ struct State {
     writable: Option<u64>,
     denied: Vec<PathBuf>,
     page_max: usize,
+    names_alone: bool,
     logins: u64,
     requests: BTreeMap<String, u64>,
 }
@@ -204,6 +210,7 @@ impl State {
             writable: None,
             denied: Vec::new(),
             page_max: 100,
+            names_alone: false,
             logins: 0,
             requests: BTreeMap::new(),
         }

@@ -169,12 +169,19 @@ impl Session {
                 Ok(self.keep(Open::Folder(entries.into_iter())))
             }
             "readdir" => {
-                let page_max = self.shared.lock().page_max;
+                let (page_max, names_alone) = {
+                    let state = self.shared.lock();
+                    (state.page_max, state.names_alone)
+                };
                 let handle = fields.handle()?;
                 let Some(Open::Folder(entries)) = self.open.get_mut(&handle) else {
                     return Err(Status::Failure);
                 };
-                let page: Vec<_> = entries.by_ref().take(page_max).collect();
+                let shown = entries.by_ref().take(page_max);
+                let page: Vec<_> = match names_alone {
+                    true => shown.map(|(name, _)| (name, None)).collect(),
+                    false => shown.collect(),
+                };
                 match page.is_empty() {
                     true => Err(Status::Eof),
                     false => Ok(Reply::Names(page)),
