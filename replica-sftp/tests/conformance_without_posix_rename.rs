@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::OnceLock;
 
+use conformance::Pace;
 use replica_sftp::SftpClient;
 use support::openssh::{Form, Sshd};
 
@@ -13,4 +14,5 @@ async fn open(namespace: String) -> replica_core::Result<SftpClient> {
     SftpClient::new(server.config(&namespace))
 }
 
-conformance::conformance!(open, slow);
+// Each of a case's thousands of writes is synced to a disk, which may be slow.
+conformance::conformance!(open, slow, limit = Some(Pace::Slow.limit()));
