@@ -56,7 +56,8 @@ fn check(wal: &[u8], changed: &Changed) {
         last = number;
         assert!(page.offset(page_size) < changed.end().offset());
         let frame = &wal[page.offset(page_size) as usize..];
-        let content = page.verify(changed.end(), frame).unwrap();
+        let content = page.verify(changed.end(), frame);
+        let content = content.expect("a page that was found is found again");
         assert_eq!(content.len(), page_size.bytes());
     }
 }
@@ -68,14 +69,16 @@ fn repair(wal: &[u8]) -> Vec<u8> {
     let Some((head, frames)) = wal.split_first_chunk_mut::<HEADER_SIZE>() else {
         return wal;
     };
-    let number =
-        |at: usize, bytes: &[u8]| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let number = |at: usize, bytes: &[u8]| {
+        let bytes = bytes[at..].first_chunk().expect("a header is longer");
+        u32::from_be_bytes(*bytes)
+    };
     let order = if head[3] & 1 == 0 {
         ByteOrder::Little
     } else {
         ByteOrder::Big
     };
-    let page_size = ltx::PageSize::new(512 << (head[11] % 3)).unwrap();
+    let page_size = ltx::PageSize::new(512 << (head[11] % 3)).expect("a power of two");
     let header = WalHeader::new(
         order,
         page_size,
@@ -85,11 +88,11 @@ fn repair(wal: &[u8]) -> Vec<u8> {
     *head = header.encode();
     let mut chain = Chain::new(header);
     for frame in frames.chunks_exact_mut(header.frame_size()) {
-        let pgno = Pgno::new(number(0, frame).max(1)).unwrap();
+        let pgno = Pgno::new(number(0, frame).max(1)).expect("1 or more");
         let commit = number(4, frame);
         let right = chain.encode(Frame { pgno, commit }, &frame[FRAME_HEADER_SIZE..]);
         frame.copy_from_slice(&right);
-        chain.link(frame).unwrap();
+        chain.link(frame).expect("what was encoded is a frame");
     }
     wal
 }

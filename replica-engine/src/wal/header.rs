@@ -110,7 +110,7 @@ impl WalHeader {
         WalChecksum::default().and(summed, self.order)
     }
 
-    pub(super) fn with_version(&self, version: u32) -> [u8; HEADER_SIZE] {
+    fn with_version(&self, version: u32) -> [u8; HEADER_SIZE] {
         let magic = match self.order {
             ByteOrder::Little => MAGIC,
             ByteOrder::Big => MAGIC | 1,

@@ -36,6 +36,3 @@ pub use chain::{Break, Chain, FRAME_HEADER_SIZE, Frame};
 pub use changes::{Changed, ChangedPage, Changes, Taken};
 pub use checksum::{ByteOrder, WalChecksum};
 pub use header::{HEADER_SIZE, HeaderFault, WalHeader};
-
-#[cfg(test)]
-mod tests;

@@ -4,18 +4,18 @@ use ltx::{Header, PageSize, Reader, WalSpan};
 use replica_engine::SnapshotReason;
 use replica_mock::MockClient;
 
-use crate::support::{Live, NOW, raw};
+use crate::support::{Live, NOW, stored};
 
 fn header(replica: &MockClient, txid: u64) -> Header {
-    Header::parse(&replica.content(raw(txid)).unwrap()).unwrap()
+    Header::parse(&stored(replica, txid)).expect("a stored file has a header")
 }
 
 fn pages(replica: &MockClient, txid: u64) -> Vec<u32> {
-    let content = replica.content(raw(txid)).unwrap();
-    let mut reader = Reader::new(&content[..]).unwrap();
+    let content = stored(replica, txid);
+    let mut reader = Reader::new(&content[..]).expect("a stored file has a header");
     let mut page = vec![0; reader.header().page_size().bytes()];
     let mut pages = Vec::new();
-    while let Some(pgno) = reader.next_page(&mut page).unwrap() {
+    while let Some(pgno) = reader.next_page(&mut page).expect("a stored file is whole") {
         pages.push(pgno.get());
     }
     pages
@@ -28,7 +28,7 @@ fn span(header: &Header) -> WalSpan {
 #[tokio::test]
 async fn the_first_file_is_the_whole_database_and_each_further_one_what_has_changed() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
+    let mut replicator = live.started(&replica).await;
     live.run("INSERT INTO t VALUES(1, 'one', zeroblob(20000)), (2, 'one', NULL)");
 
     let first = live.sync(&mut replicator).await;
@@ -42,7 +42,10 @@ async fn the_first_file_is_the_whole_database_and_each_further_one_what_has_chan
     assert_eq!(second.snapshot, None);
     let [one, two] = [1, 2].map(|txid| header(&replica, txid));
     for header in [one, two] {
-        assert_eq!(header.page_size(), PageSize::new(4096).unwrap());
+        assert_eq!(
+            header.page_size(),
+            PageSize::new(4096).expect("a page size")
+        );
         assert_eq!(header.timestamp(), NOW);
         assert!(!header.has_checksums() && header.node_id() == 0);
     }
@@ -59,13 +62,13 @@ async fn the_first_file_is_the_whole_database_and_each_further_one_what_has_chan
 #[tokio::test]
 async fn nothing_is_stored_where_nothing_was_committed() {
     let (mut live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
+    let mut replicator = live.started(&replica).await;
     live.sync(&mut replicator).await;
     live.run("BEGIN; INSERT INTO t VALUES(1, 'never', zeroblob(100000)); ROLLBACK");
     live.run("BEGIN; INSERT INTO t VALUES(2, 'not yet', zeroblob(100000))");
     let requests = replica.calls().len();
 
-    let synced = replicator.sync().await.unwrap();
+    let synced = replicator.sync().await.expect("a sync should succeed");
 
     assert_eq!((synced.txid.get(), synced.files.len()), (1, 0));
     assert_eq!(replica.calls().len(), requests, "it asked the store");
@@ -78,7 +81,7 @@ async fn nothing_is_stored_where_nothing_was_committed() {
 async fn both_of_litestreams_tables_are_there() {
     let live = Live::new(4096);
 
-    live.replicator(MockClient::new()).await.unwrap();
+    live.started(&MockClient::new()).await;
 
     live.run("INSERT INTO _litestream_seq VALUES(2, 2); INSERT INTO _litestream_lock VALUES(1)");
 }
@@ -91,7 +94,7 @@ async fn a_backlog_goes_into_several_files_each_of_whole_transactions() {
     let client = std::sync::Arc::new(replica.clone());
     let mut replicator = replica_engine::Replicator::open(client, options)
         .await
-        .unwrap();
+        .expect("it should start");
     live.sync(&mut replicator).await;
     for id in 0..40 {
         live.run(&format!(
@@ -122,12 +125,12 @@ async fn a_database_larger_than_memory_is_allowed_is_streamed() {
     }
     // Half of it is in the database file only, and half in the log only.
     live.run("PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET b = randomblob(300000) WHERE id % 2");
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
+    let mut replicator = live.started(&replica).await;
 
     live.sync(&mut replicator).await;
     live.run("UPDATE t SET b = randomblob(300000) WHERE id % 3");
     live.sync(&mut replicator).await;
 
-    assert!(replica.content(raw(2)).unwrap().len() > 5_000_000);
+    assert!(stored(&replica, 2).len() > 5_000_000);
     live.assert_restorable(replica).await;
 }

@@ -1,9 +1,10 @@
-//! Live databases replicated to stores in memory and in folders, and what restores from them.
+//! What a live database has in its log, what of it is replicated to stores in memory and in
+//! folders, and what restores from there.
 
-#![allow(clippy::unwrap_used)]
-
+mod application;
 mod format;
 mod model;
 mod resume;
 mod store;
 mod support;
+mod wal;

@@ -7,14 +7,14 @@ use replica_engine::ReplicateError;
 use replica_file::FileClient;
 use replica_mock::{MockClient, file};
 
-use crate::support::{Live, NOW, raw};
+use crate::support::{Live, NOW, raw, stored};
 
 #[tokio::test]
 async fn a_folder_keeps_what_restores_to_the_same_bytes() {
     let mut live = Live::new(4096);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let client = FileClient::new(folder.path().join("replica"));
-    let mut replicator = live.replicator(client.clone()).await.unwrap();
+    let mut replicator = live.started(&client).await;
 
     for round in 0..5 {
         live.run(&format!(
@@ -30,7 +30,7 @@ async fn a_folder_keeps_what_restores_to_the_same_bytes() {
 async fn after_an_error_the_very_same_file_is_stored_again() {
     for applied in [false, true] {
         let (mut live, replica) = (Live::new(512), MockClient::new());
-        let mut replicator = live.replicator(replica.clone()).await.unwrap();
+        let mut replicator = live.started(&replica).await;
         live.sync(&mut replicator).await;
         live.run("INSERT INTO t VALUES(1, 'one', zeroblob(3000))");
         let trouble = replica.on(Op::Write);
@@ -41,7 +41,7 @@ async fn after_an_error_the_very_same_file_is_stored_again() {
         };
         trouble.fail(ErrorKind::Unavailable);
 
-        let error = replicator.sync().await.unwrap_err();
+        let error = replicator.sync().await.expect_err("a sync should fail");
         let stored = replica.content(raw(2));
         live.run("INSERT INTO t VALUES(2, 'two', zeroblob(3000))");
         let synced = live.sync(&mut replicator).await;
@@ -63,7 +63,7 @@ async fn after_an_error_the_very_same_file_is_stored_again() {
 #[tokio::test(start_paused = true)]
 async fn a_sync_that_was_dropped_can_be_called_again() {
     let (mut live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
+    let mut replicator = live.started(&replica).await;
     live.sync(&mut replicator).await;
     live.run("INSERT INTO t VALUES(1, 'one', zeroblob(3000))");
     replica.on(Op::Write).hang();
@@ -81,7 +81,10 @@ async fn a_store_that_can_not_be_listed_is_not_taken_for_an_empty_one() {
     let (live, replica) = (Live::new(512), MockClient::new());
     replica.fail_next(Op::List, ErrorKind::PermissionDenied);
 
-    let error = live.replicator(replica.clone()).await.unwrap_err();
+    let error = live
+        .replicator(replica.clone())
+        .await
+        .expect_err("it should not start");
 
     assert!(matches!(error, ReplicateError::Store(_)), "{error}");
     assert_eq!(replica.count(Op::Write), 0);
@@ -90,14 +93,14 @@ async fn a_store_that_can_not_be_listed_is_not_taken_for_an_empty_one() {
 #[tokio::test(start_paused = true)]
 async fn somebody_else_who_writes_to_the_replica_is_noticed() {
     let (live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
-    replicator.sync().await.unwrap();
-    let content = replica.content(raw(1)).unwrap();
+    let mut replicator = live.started(&replica).await;
+    replicator.sync().await.expect("a sync should succeed");
+    let content = stored(&replica, 1);
     replica.put(file(0, 7..=7), NOW, content);
     live.run("INSERT INTO t VALUES(1, 'one', zeroblob(3000))");
 
     tokio::time::advance(Duration::from_secs(60)).await;
-    let error = replicator.sync().await.unwrap_err();
+    let error = replicator.sync().await.expect_err("a sync should fail");
 
     assert!(
         matches!(error, ReplicateError::Conflict { file } if file == raw(7)),
@@ -109,14 +112,14 @@ async fn somebody_else_who_writes_to_the_replica_is_noticed() {
 #[tokio::test]
 async fn a_last_transaction_that_has_no_next_is_an_error() {
     let (live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
-    replicator.sync().await.unwrap();
-    let content = replica.content(raw(1)).unwrap();
+    let mut replicator = live.started(&replica).await;
+    replicator.sync().await.expect("a sync should succeed");
+    let content = stored(&replica, 1);
     replica.put(file(0, u64::MAX..=u64::MAX), NOW, content);
     drop(replicator);
 
-    let mut replicator = live.replicator(replica.clone()).await.unwrap();
-    let error = replicator.sync().await.unwrap_err();
+    let mut replicator = live.started(&replica).await;
+    let error = replicator.sync().await.expect_err("a sync should fail");
 
     assert!(matches!(error, ReplicateError::Exhausted { .. }), "{error}");
 }

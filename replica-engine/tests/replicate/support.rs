@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use replica_core::{FileId, Level, ReplicaClient, Timestamp, TxidRange};
+use bytes::Bytes;
+use replica_core::{FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
 use replica_engine::{
     ReplicateError, ReplicateOptions, Replicator, RestoreOptions, Synced, Target, restore,
 };
+use replica_mock::MockClient;
 use rusqlite::Connection;
 use tempfile::TempDir;
+
+use crate::application::{TABLE, checkpointed, connect, run};
 
 /// The time at which everything in these tests happens.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_795_247_087_728);
@@ -34,13 +38,18 @@ impl Live {
         live.connect();
         live.run(&format!(
             "PRAGMA page_size={page_size}; PRAGMA journal_mode=WAL; \
-             CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB);"
+             {TABLE}"
         ));
         live
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("app.db")
+    }
+
+    /// The path of the log.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.folder.path().join("app.db-wal")
     }
 
     pub(crate) fn options(&self) -> ReplicateOptions {
@@ -54,20 +63,26 @@ impl Live {
         Replicator::open(Arc::new(client), self.options()).await
     }
 
+    /// A replicator that has begun to replicate to `replica`.
+    pub(crate) async fn started(&self, client: &(impl ReplicaClient + Clone)) -> Replicator {
+        let started = self.replicator(client.clone()).await;
+        started.expect("a live database and a store that works")
+    }
+
     pub(crate) fn application(&self) -> &Connection {
         self.application.as_ref().expect("the application runs")
     }
 
     pub(crate) fn run(&self, sql: &str) {
-        self.application().execute_batch(sql).unwrap();
+        run(self.application(), sql);
     }
 
     /// Starts the application, as far as it does not run.
     pub(crate) fn connect(&mut self) {
         if self.application.is_none() {
-            let connection = Connection::open(self.path()).unwrap();
+            let connection = connect(&self.path());
             let settings = "PRAGMA busy_timeout=5000; PRAGMA cache_size=10; PRAGMA synchronous=OFF";
-            connection.execute_batch(settings).unwrap();
+            run(&connection, settings);
             self.application = Some(connection);
         }
     }
@@ -79,28 +94,20 @@ impl Live {
 
     /// What the database is now, byte for byte.
     pub(crate) fn state(&self) -> Vec<u8> {
-        let copy = tempfile::tempdir().unwrap();
+        let copy = tempfile::tempdir().expect("a temporary folder");
         let path = copy.path().join("copy.db");
         // A process that closes the database's file loses the locks of its connections, so another
         // one does.
         copy_file(&self.path(), &path);
-        let wal = self.folder.path().join("app.db-wal");
-        if wal.exists() {
-            copy_file(&wal, &copy.path().join("copy.db-wal"));
+        if self.wal().exists() {
+            copy_file(&self.wal(), &copy.path().join("copy.db-wal"));
         }
-        let connection = Connection::open(&path).unwrap();
-        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-        let busy: u32 = connection
-            .query_row(truncate, (), |row| row.get(0))
-            .unwrap();
-        assert_eq!(busy, 0);
-        drop(connection);
-        std::fs::read(path).unwrap()
+        checkpointed(&path)
     }
 
     /// Syncs while nobody writes, and notes which state that transaction is.
     pub(crate) async fn sync(&mut self, replicator: &mut Replicator) -> Synced {
-        let synced = replicator.sync().await.unwrap();
+        let synced = replicator.sync().await.expect("a sync should succeed");
         self.note(&synced);
         synced
     }
@@ -115,37 +122,46 @@ impl Live {
     /// Restores each state that was noted, and compares.
     pub(crate) async fn assert_restorable(&self, client: impl ReplicaClient + Clone) {
         let client: Arc<dyn ReplicaClient> = Arc::new(client);
-        assert!(!self.states.is_empty());
         for (number, state) in &self.states {
-            let target = Target::Txid(replica_core::Txid::new(*number).unwrap());
+            let target = Target::Txid(txid(*number));
             assert!(
                 restored(&client, target).await == *state,
                 "transaction {number} is another after a restore"
             );
         }
-        let latest = self.states.values().next_back().unwrap();
+        let latest = self.states.values().next_back().expect("a state was noted");
         assert!(restored(&client, Target::Latest).await == *latest);
     }
 }
 
 pub(crate) async fn restored(client: &Arc<dyn ReplicaClient>, target: Target) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let mut options = RestoreOptions::new(folder.path().join("restored.db"));
     options.target = target;
-    restore(Arc::clone(client), &options, |_| {}).await.unwrap();
-    std::fs::read(&options.output).unwrap()
+    let restored = restore(Arc::clone(client), &options, |_| {}).await;
+    restored.expect("what was replicated can be restored");
+    std::fs::read(&options.output).expect("a restore makes a file")
 }
 
-/// The file of level 0 that holds transaction `txid`.
-pub(crate) fn raw(txid: u64) -> FileId {
-    let txid = replica_core::Txid::new(txid).unwrap();
+/// The file of level 0 that holds the transaction of this number.
+pub(crate) fn raw(number: u64) -> FileId {
     FileId {
         level: Level::RAW,
-        txids: TxidRange::single(txid),
+        txids: TxidRange::single(txid(number)),
     }
 }
 
+/// The bytes of that file.
+pub(crate) fn stored(replica: &MockClient, number: u64) -> Bytes {
+    let content = replica.content(raw(number));
+    content.expect("the transaction should be stored")
+}
+
+fn txid(number: u64) -> Txid {
+    Txid::new(number).expect("tests have no transaction 0")
+}
+
 fn copy_file(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
-    assert!(status.success());
+    let status = Command::new("cp").arg(from).arg(to).status();
+    assert!(status.expect("cp should run").success());
 }

@@ -1,14 +1,18 @@
 //! What is parsed is what SQLite reads.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ltx::{PageSize, Pgno};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::*;
+use crate::application::{TABLE, any_change, any_page_size, checkpointed, connect, run};
+use replica_engine::wal::{
+    Break, ByteOrder, Chain, Changed, Changes, FRAME_HEADER_SIZE, Frame, HEADER_SIZE, HeaderFault,
+    WalChecksum, WalHeader,
+};
 
 const PAGE_SIZE: PageSize = PageSize::MIN;
 
@@ -21,10 +25,10 @@ fn wal(header: WalHeader, frames: &[(u32, u8, u32)]) -> Vec<u8> {
     let mut bytes = header.encode().to_vec();
     let mut chain = Chain::new(header);
     for &(pgno, fill, commit) in frames {
-        let pgno = Pgno::new(pgno).unwrap();
+        let pgno = Pgno::new(pgno).expect("tests have no page 0");
         let page = vec![fill; header.page_size().bytes()];
         let frame = chain.encode(Frame { pgno, commit }, &page);
-        chain.link(&frame).unwrap();
+        chain.link(&frame).expect("what was encoded is a frame");
         bytes.extend(frame);
     }
     bytes
@@ -68,7 +72,7 @@ fn only_what_is_committed_counts() {
         panic!("page 1 was written");
     };
     let frame = &bytes[one.offset(PAGE_SIZE) as usize..];
-    assert_eq!(one.verify(changed.end(), frame).unwrap(), [2; 512]);
+    assert_eq!(one.verify(changed.end(), frame), Ok(&[2; 512][..]));
 }
 
 #[test]
@@ -114,7 +118,8 @@ fn every_break_has_its_name() {
     let break_at = |at: usize, byte: u8| {
         let mut bytes = bytes.clone();
         bytes[HEADER_SIZE + at] ^= byte;
-        Chain::new(header).link(&bytes[HEADER_SIZE..]).unwrap_err()
+        let linked = Chain::new(header).link(&bytes[HEADER_SIZE..]);
+        linked.expect_err("a byte was changed")
     };
 
     assert_eq!(break_at(3, 1), Break::Pgno);
@@ -146,7 +151,10 @@ fn every_fault_of_a_header_has_its_name() {
     for at in [4, 12, 16, 23, 24, 31] {
         assert_eq!(changed(at), Err(HeaderFault::Checksum), "byte {at}");
     }
-    let newer = header(ByteOrder::Little).with_version(3_007_001);
+    let mut newer = good;
+    newer[7] += 1;
+    let sum = WalChecksum::default().and(&newer[..24], ByteOrder::Little);
+    newer[24..].copy_from_slice(&sum.to_bytes());
     let fault = HeaderFault::Version { found: 3_007_001 };
     assert_eq!(WalHeader::parse(&newer), Err(fault));
 }
@@ -178,15 +186,15 @@ struct Live {
 
 impl Live {
     fn new(page_size: u32) -> Live {
-        let folder = tempfile::tempdir().unwrap();
-        let connection = Connection::open(folder.path().join("live.db")).unwrap();
-        connection
-            .execute_batch(&format!(
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = connect(&folder.path().join("live.db"));
+        run(
+            &connection,
+            &format!(
                 "PRAGMA page_size={page_size}; PRAGMA journal_mode=WAL; \
-                 PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=10; PRAGMA auto_vacuum=0; \
-                 CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB);"
-            ))
-            .unwrap();
+                 PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=10; PRAGMA auto_vacuum=0; {TABLE}"
+            ),
+        );
         Live { folder, connection }
     }
 
@@ -197,7 +205,7 @@ impl Live {
     /// The bytes of the database file and those of the WAL.
     fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
         // Locks don't matter to the only connection there is.
-        let read = |suffix| fs::read(self.path(suffix)).unwrap();
+        let read = |suffix| fs::read(self.path(suffix)).expect("a live database has both files");
         (read(""), read("-wal"))
     }
 
@@ -206,74 +214,17 @@ impl Live {
         let count = |row: &rusqlite::Row<'_>| row.get(1);
         self.connection
             .query_row("PRAGMA wal_checkpoint(NOOP)", (), count)
-            .unwrap()
+            .expect("SQLite should count the frames")
     }
-
-    fn run(&self, step: &Step) {
-        let run = |sql: &str| self.connection.execute_batch(sql).unwrap();
-        match step {
-            Step::Write { rows, ends } => {
-                run("BEGIN");
-                for (id, len) in rows {
-                    let sql = "INSERT OR REPLACE INTO t VALUES(?1, ?2, randomblob(?3))";
-                    let text = "x".repeat(*len as usize / 3);
-                    self.connection.execute(sql, (id, text, len)).unwrap();
-                }
-                run(if *ends { "COMMIT" } else { "ROLLBACK" });
-            }
-            Step::Delete(from) => run(&format!("DELETE FROM t WHERE id >= {from}")),
-            Step::Vacuum => run("VACUUM"),
-            Step::Checkpoint => run("PRAGMA wal_checkpoint(PASSIVE)"),
-            Step::Truncate => run("PRAGMA wal_checkpoint(TRUNCATE)"),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Rows with their sizes, and whether they are committed.
-    Write {
-        rows: Vec<(u8, u16)>,
-        ends: bool,
-    },
-    Delete(u8),
-    Vacuum,
-    Checkpoint,
-    Truncate,
-}
-
-fn any_step() -> impl Strategy<Value = Step> {
-    let rows = prop::collection::vec((any::<u8>(), 0u16..3000), 1..20);
-    prop_oneof![
-        8 => (rows, prop::bool::weighted(0.8)).prop_map(|(rows, ends)| Step::Write { rows, ends }),
-        2 => any::<u8>().prop_map(Step::Delete),
-        1 => Just(Step::Vacuum),
-        1 => Just(Step::Checkpoint),
-        1 => Just(Step::Truncate),
-    ]
-}
-
-fn any_page_size() -> impl Strategy<Value = u32> {
-    prop_oneof![Just(512u32), Just(1024), Just(4096), Just(65_536)]
 }
 
 /// The database that SQLite makes of these files.
 fn sqlite_reads(database: &[u8], wal: &[u8]) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("copy.db");
-    fs::write(&path, database).unwrap();
-    fs::write(folder.path().join("copy.db-wal"), wal).unwrap();
+    fs::write(&path, database).expect("a file can be written");
+    fs::write(folder.path().join("copy.db-wal"), wal).expect("a file can be written");
     checkpointed(&path)
-}
-
-fn checkpointed(path: &Path) -> Vec<u8> {
-    let connection = Connection::open(path).unwrap();
-    let busy: u32 = connection
-        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))
-        .unwrap();
-    assert_eq!(busy, 0);
-    drop(connection);
-    fs::read(path).unwrap()
 }
 
 /// The database file with what is committed in the WAL.
@@ -290,7 +241,8 @@ fn parsed(database: &[u8], wal: &[u8]) -> (Vec<u8>, Option<Changed>) {
     }
     for page in changed.pages() {
         let frame = &wal[page.offset(page_size) as usize..];
-        let content = page.verify(changed.end(), frame).unwrap();
+        let content = page.verify(changed.end(), frame);
+        let content = content.expect("a page that was found is found again");
         let at = page.pgno().offset(page_size) as usize;
         image[at..at + page_size.bytes()].copy_from_slice(content);
     }
@@ -311,7 +263,7 @@ fn in_big_endian(wal: &[u8]) -> Vec<u8> {
             break;
         };
         let frame = to.encode(taken, &frame[FRAME_HEADER_SIZE..]);
-        to.link(&frame).unwrap();
+        to.link(&frame).expect("what was encoded is a frame");
         bytes.extend(frame);
     }
     bytes
@@ -323,12 +275,12 @@ proptest! {
     #[test]
     fn what_sqlite_reads_is_what_was_parsed(
         page_size in any_page_size(),
-        steps in prop::collection::vec(any_step(), 1..10),
+        steps in prop::collection::vec(any_change(), 1..10),
     ) {
         let live = Live::new(page_size);
         let mut place: Option<Chain> = None;
         for step in steps {
-            live.run(&step);
+            step.make(&live.connection);
             let (database, wal) = live.bytes();
 
             let (image, changed) = parsed(&database, &wal);
@@ -352,14 +304,14 @@ proptest! {
     #[test]
     fn what_sqlite_makes_of_damage_is_what_was_parsed(
         page_size in any_page_size(),
-        steps in prop::collection::vec(any_step(), 1..8),
+        steps in prop::collection::vec(any_change(), 1..8),
         cut in prop::option::of(any::<prop::sample::Index>()),
         damage in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 0..3),
         big_endian: bool,
     ) {
         let live = Live::new(page_size);
         for step in &steps {
-            live.run(step);
+            step.make(&live.connection);
         }
         let (database, mut wal) = live.bytes();
         if big_endian {
