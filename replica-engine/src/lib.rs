@@ -32,7 +32,9 @@ pub use error::RestoreError;
 pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
-pub use replicate::{ReplicateError, ReplicateOptions, Replicator, SnapshotReason, Synced};
+pub use replicate::{
+    Checkpoint, Checkpointed, ReplicateError, ReplicateOptions, Replicator, SnapshotReason, Synced,
+};
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;
 pub use verify::{Sound, check_file};

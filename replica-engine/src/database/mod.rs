@@ -1,22 +1,38 @@
 //! A live database, held so that nobody begins its write-ahead log anew behind our back.
 
 mod file;
+mod frames;
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use ltx::{PageSize, Pgno};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::ReplicateError;
-use crate::wal::{Break, Chain, ChangedPage, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
+use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
+
+pub(crate) use frames::Frames;
 
 /// How long SQLite waits for a lock of somebody else's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a checkpoint waits before it tries again to take the write lock: a writer that never
+/// pauses leaves it for some microseconds at a time.
+const LOCK_PAUSE: Duration = Duration::from_micros(100);
+/// How often it tries again, which is more than a second.
+const LOCK_TRIES: i32 = 10_000;
+/// How long it waits before it counts the frames again, where a writer is just changing their
+/// number.
+const COUNT_PAUSE: Duration = Duration::from_millis(1);
+/// How often it counts them, which is as long as it waits for a lock.
+const COUNTS_MAX: usize = 5_000;
 
 /// The tables by which Litestream writes to a log that has no frames and takes the write lock.
 /// Both programs use them, so that either can take over from the other.
@@ -58,6 +74,15 @@ pub(crate) struct Observed {
     pub(crate) backfilled: u32,
 }
 
+/// What a checkpoint has found, and left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backfill {
+    /// Somebody else is at one.
+    Busy,
+    /// So many frames are in the log, and so many of them in the database file too.
+    Done { frames: u32, backfilled: u32 },
+}
+
 impl Database {
     /// Opens the database at `path`, puts it into WAL mode and holds it.
     pub(crate) fn open(path: &Path) -> Result<Database, ReplicateError> {
@@ -95,6 +120,10 @@ impl Database {
 
     /// What the log is now.
     pub(crate) fn observe(&self) -> Result<Observed, ReplicateError> {
+        if self.holding.is_autocommit() {
+            // An error has ended the hold, and whoever was told so knows that it is a new one.
+            hold(&self.holding).map_err(|source| self.failed("read", source))?;
+        }
         if file::has_moved(&self.holding).map_err(|source| self.failed("look for", source))? {
             let path = self.path.clone();
             return Err(ReplicateError::Replaced { path });
@@ -127,18 +156,138 @@ impl Database {
         Ok(())
     }
 
+    /// Begins a new hold, and ends the old one. From then on what is committed up to now can be
+    /// checkpointed, and where all of that is in the database file already, the log can be begun
+    /// anew.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says. The old hold goes on.
+    pub(crate) fn hand_over(&mut self) -> Result<(), ReplicateError> {
+        let begun = hold(&self.free);
+        self.take_over(begun)
+    }
+
+    /// Begins a new hold that keeps everybody from writing too, and ends the old one. `false` where
+    /// others have been writing for as long as this waits.
+    ///
+    /// Whoever gets `true` calls [`unlock_writers`](Database::unlock_writers) soon.
+    pub(crate) fn lock_writers(&mut self) -> Result<bool, ReplicateError> {
+        let eagerly = self.free.busy_handler(Some(|tries| {
+            thread::sleep(LOCK_PAUSE);
+            tries < LOCK_TRIES
+        }));
+        let begin = || self.free.execute_batch("BEGIN IMMEDIATE");
+        let begun = self.patient_again(eagerly, begin)?;
+        if let Err(error) = &begun
+            && error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+        {
+            return Ok(false);
+        }
+        self.take_over(begun)?;
+        Ok(true)
+    }
+
+    /// Begins a new hold, and ends the one under which nobody can write.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says. Everybody can write again, but it may be that nothing is held until the
+    /// log is observed the next time.
+    pub(crate) fn unlock_writers(&mut self) -> Result<(), ReplicateError> {
+        let handed = self.hand_over();
+        if handed.is_err() {
+            // The application goes before the replica.
+            end(&self.holding).map_err(|source| self.failed("unlock", source))?;
+        }
+        handed
+    }
+
+    /// The other connection is in a transaction if `begun` says so, which is the hold from now on.
+    fn take_over(&mut self, begun: rusqlite::Result<()>) -> Result<(), ReplicateError> {
+        let handed = begun.and_then(|()| end(&self.holding));
+        if let Err(source) = handed {
+            // It may have begun all the same; where it can't be ended, it holds more than need be.
+            end(&self.free).ok();
+            return Err(self.failed("hold", source));
+        }
+        mem::swap(&mut self.holding, &mut self.free);
+        Ok(())
+    }
+
+    /// Copies as much of the log to the database file as the hold and other readers allow, which
+    /// is in nobody's way.
+    pub(crate) fn backfill(&self) -> Result<Backfill, ReplicateError> {
+        self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)")
+    }
+
+    /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
+    /// reading or writing it at this very moment: this waits for nobody.
+    pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {
+        let at_once = self.free.busy_timeout(Duration::ZERO);
+        self.patient_again(at_once, || {
+            self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")
+        })?
+    }
+
+    /// Does `work` with the free connection, of which it was `set` how long it waits for others;
+    /// it waits as ever afterwards.
+    fn patient_again<T>(
+        &self,
+        set: rusqlite::Result<()>,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, ReplicateError> {
+        let failed = |source| self.failed("set up", source);
+        set.map_err(failed)?;
+        let done = work();
+        self.free.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        Ok(done)
+    }
+
+    /// The size of the log's file, whatever is in it.
+    pub(crate) fn wal_len(&self) -> Result<u64, ReplicateError> {
+        match std::fs::metadata(&self.wal) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(self.unreadable(source)),
+        }
+    }
+
     /// Collects what is committed after `start`, up to frame number `frames` or the end of the
-    /// first transaction after which it is more than `bytes`. The log's file, which is returned
-    /// too, is where the pages are.
+    /// first transaction after which it is more than `bytes`. The frames, which are returned too,
+    /// are where the pages are.
     pub(crate) fn changes(
         &self,
         start: Chain,
         frames: u32,
         bytes: u64,
-    ) -> Result<(Changes, File), ReplicateError> {
+    ) -> Result<(Changes, Frames), ReplicateError> {
+        let mut changes = Changes::since(start);
+        let file = self.take(&mut changes, frames, bytes, |_| {})?;
+        Ok((changes, Frames::InLog(file)))
+    }
+
+    /// Takes the frames up to number `frames` too, and appends their bytes to `copied`.
+    pub(crate) fn copy(
+        &self,
+        changes: &mut Changes,
+        frames: u32,
+        copied: &mut Vec<u8>,
+    ) -> Result<(), ReplicateError> {
+        let keep = |frame: &[u8]| copied.extend_from_slice(frame);
+        self.take(changes, frames, u64::MAX, keep).map(drop)
+    }
+
+    fn take(
+        &self,
+        changes: &mut Changes,
+        frames: u32,
+        bytes: u64,
+        mut keep: impl FnMut(&[u8]),
+    ) -> Result<File, ReplicateError> {
+        let start = *changes.next();
         let header = *start.header();
         let file = self.open_wal()?;
-        let mut changes = Changes::since(start);
         let mut buffer = vec![0; (READ_SIZE / header.frame_size()).max(1) * header.frame_size()];
         'log: while changes.next().frames() < frames {
             let read = read_at_most(&file, &mut buffer, changes.next().offset())
@@ -153,6 +302,7 @@ impl Database {
                 let taken = changes
                     .take(frame)
                     .map_err(|found| self.broken(&header, changes.next(), found))?;
+                keep(frame);
                 let len = changes.next().offset() - start.offset();
                 if taken == Taken::Commit && len >= bytes {
                     break 'log;
@@ -162,7 +312,7 @@ impl Database {
         if self.wal_header()? != Ok(header) {
             return Err(self.unsteady());
         }
-        Ok((changes, file))
+        Ok(file)
     }
 
     /// Reads the pages from `first` on from the database file, without the log.
@@ -177,7 +327,7 @@ impl Database {
     }
 
     /// The log's file, which SQLite locks nothing of, so that it may be opened and closed.
-    pub(crate) fn open_wal(&self) -> Result<File, ReplicateError> {
+    fn open_wal(&self) -> Result<File, ReplicateError> {
         File::open(&self.wal).map_err(|source| self.unreadable(source))
     }
 
@@ -197,14 +347,26 @@ impl Database {
 
     /// How many frames SQLite counts in the log, and how many of them are in the database file.
     fn counts(&self) -> Result<(u32, u32), ReplicateError> {
-        let (frames, backfilled): (i64, i64) = self
+        for _ in 0..COUNTS_MAX {
+            let counted = self.checkpoint("PRAGMA wal_checkpoint(NOOP)")?;
+            if let Backfill::Done { frames, backfilled } = counted {
+                return Ok((frames, backfilled));
+            }
+            thread::sleep(COUNT_PAUSE);
+        }
+        Err(self.unsteady())
+    }
+
+    fn checkpoint(&self, pragma: &str) -> Result<Backfill, ReplicateError> {
+        let (busy, frames, backfilled): (bool, i64, i64) = self
             .free
-            .query_row("PRAGMA wal_checkpoint(NOOP)", (), |row| {
-                Ok((row.get(1)?, row.get(2)?))
+            .query_row(pragma, (), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
-            .map_err(|source| self.failed("look at the log of", source))?;
+            .map_err(|source| self.failed("checkpoint", source))?;
         match (u32::try_from(frames), u32::try_from(backfilled)) {
-            (Ok(frames), Ok(backfilled)) => Ok((frames, backfilled)),
+            _ if busy => Ok(Backfill::Busy),
+            (Ok(frames), Ok(backfilled)) => Ok(Backfill::Done { frames, backfilled }),
             // SQLite says so with -1.
             _ => Err(ReplicateError::NotWal {
                 path: self.path.clone(),
@@ -247,40 +409,6 @@ impl Database {
     }
 }
 
-/// Reads `page` from the log's file once more, where `of` is any place in that log.
-pub(crate) fn read_frame<'a>(
-    wal: &File,
-    page: &ChangedPage,
-    of: &Chain,
-    frame: &'a mut [u8],
-) -> Result<&'a [u8], FrameFault> {
-    wal.read_exact_at(frame, page.offset(of.header().page_size()))
-        .map_err(FrameFault::Read)?;
-    page.verify(of, frame).map_err(|_| FrameFault::Replaced)
-}
-
-/// Why a frame that was there can't be read.
-#[derive(Debug)]
-pub(crate) enum FrameFault {
-    Read(io::Error),
-    /// It is another one now.
-    Replaced,
-}
-
-impl FrameFault {
-    /// The same fault of the log at `path`.
-    pub(crate) fn at(self, path: PathBuf) -> ReplicateError {
-        match self {
-            // A log that is begun anew may be cut off too.
-            FrameFault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                ReplicateError::Unsteady { path }
-            }
-            FrameFault::Read(source) => ReplicateError::Read { path, source },
-            FrameFault::Replaced => ReplicateError::Unsteady { path },
-        }
-    }
-}
-
 /// Opens one more connection to the database at `path`, which never checkpoints of itself, neither
 /// after a commit nor when it is closed as the last one: the log then stays where it is, and
 /// whoever opens the database next goes on with it.
@@ -293,7 +421,11 @@ fn connect(path: &Path) -> Result<Connection, ReplicateError> {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(sqlite)?;
     connection
-        .execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16; PRAGMA mmap_size=0")
+        // A checkpoint is written to the disk before its log may be begun anew.
+        .execute_batch(
+            "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16; PRAGMA mmap_size=0; \
+             PRAGMA synchronous=NORMAL",
+        )
         .map_err(sqlite)?;
     Ok(connection)
 }
@@ -303,6 +435,14 @@ fn hold(connection: &Connection) -> rusqlite::Result<()> {
     // A transaction begins with the first read.
     connection.execute_batch("BEGIN")?;
     connection.query_row("SELECT count(*) FROM _litestream_seq", (), |_| Ok(()))
+}
+
+/// Ends the transaction of `connection`, where it is in one.
+fn end(connection: &Connection) -> rusqlite::Result<()> {
+    match connection.is_autocommit() {
+        true => Ok(()),
+        false => connection.execute_batch("ROLLBACK"),
+    }
 }
 
 /// Reads from byte `offset` on until the buffer is full or the file ends.

@@ -14,8 +14,11 @@ pub(crate) struct Place {
     pub(crate) end: Chain,
     /// How many pages the database had then.
     pub(crate) commit: u32,
-    /// Whether the replica has had everything at some moment of the present hold on the database.
+    /// Whether the log is begun anew under the present hold on the database only after all of it is
+    /// in the replica. So it is where the replica has had everything at some moment of that hold.
     pub(crate) complete: bool,
+    /// Whether the log has had no frames at some moment of that hold since.
+    pub(crate) empty: bool,
 }
 
 /// What to do next.
@@ -94,9 +97,10 @@ pub(crate) fn decide(
         });
     }
     // Under one hold the log begins anew once, after all of it was in the database. So nothing was
-    // missed where all of it was also in the replica, and this is the very next log.
+    // missed where all of it was also in the replica, and this is the very next log. An empty one
+    // may be replaced by another empty one, whose salts don't follow.
     let ([salt, _], [before, _]) = (header.salts(), place.end.header().salts());
-    let next = salt == before.wrapping_add(1);
+    let next = place.empty || salt == before.wrapping_add(1);
     let same_size = header.page_size() == place.end.header().page_size();
     Ok(match place.complete && next && same_size {
         true => Step::Append(Chain::new(header)),
@@ -156,6 +160,7 @@ mod tests {
             end: *changed(&[(1, 1), (1, 1)]).end(),
             commit: 1,
             complete,
+            empty: false,
         }
     }
 
@@ -182,6 +187,19 @@ mod tests {
         assert_eq!(step(false, next), snapshot);
         assert_eq!(step(true, header(1, 512)), snapshot);
         assert_eq!(step(true, header(0, 1024)), snapshot);
+    }
+
+    #[test]
+    fn whatever_log_follows_one_that_was_seen_empty_is_gone_on_with() {
+        let other = header(1, 512);
+        let step = |complete| {
+            let mut place = place(complete);
+            place.empty = true;
+            decide(Ok(&place), &observed(other, 1))
+        };
+
+        assert_eq!(step(true), Ok(Step::Append(Chain::new(other))));
+        assert_eq!(step(false), Ok(Step::Snapshot(SnapshotReason::NewLog)));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Copies what is committed to a live database into a replica.
 
+mod checkpoint;
 mod decide;
 mod error;
 mod pending;
 mod resume;
 
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,12 +15,14 @@ use ltx::{Header, PageSize, Txid, TxidRange, WalSpan};
 use replica_core::{FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps};
 use tokio::time::Instant;
 
+pub use checkpoint::{Checkpoint, Checkpointed};
 pub use decide::SnapshotReason;
 pub use error::ReplicateError;
 
-use crate::database::{Database, Observed};
+use crate::database::{Backfill, Database, Frames, Observed};
 use crate::restore::run_blocking;
-use crate::wal::{Chain, Changed};
+use crate::wal::{Chain, Changed, Changes, WalHeader};
+use checkpoint::{AHEAD_MAX, LOCKED_MAX, Past, Schedule, due, gentle, is_recycled};
 use decide::{Place, Step, decide, has_growth};
 use pending::{Contents, Failure, Pending, lock};
 use resume::Newest;
@@ -40,6 +42,17 @@ pub struct ReplicateOptions {
     /// 64 MiB, unless it is set. Replication takes 16 bytes of memory a page of them, as much for
     /// the index of the file, and 5 MiB for pages.
     pub file_max: u64,
+    /// From how many pages of the log on these are copied to the database file, so that the log
+    /// can be begun anew; 1000, as in SQLite, unless it is set.
+    pub checkpoint_pages: u32,
+    /// After which time that is done even where they are fewer; one minute, unless it is set.
+    pub checkpoint_interval: Duration,
+    /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
+    /// set. From half of it on writers are kept waiting for a few milliseconds, at most once a
+    /// second or once a log, so that it is begun anew; so connections of the application should
+    /// have a `busy_timeout`. It grows further while the whole database is being stored, while the
+    /// store is away, while an application's reader needs it, and by a transaction that is larger.
+    pub wal_max: u64,
     /// What time it is, for the files' headers.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -53,6 +66,9 @@ impl ReplicateOptions {
         ReplicateOptions {
             database: database.into(),
             file_max: 64 * 1024 * 1024,
+            checkpoint_pages: 1000,
+            checkpoint_interval: Duration::from_secs(60),
+            wal_max: 64 * 1024 * 1024,
             clock: Arc::new(clock),
         }
     }
@@ -63,6 +79,9 @@ impl fmt::Debug for ReplicateOptions {
         f.debug_struct("ReplicateOptions")
             .field("database", &self.database)
             .field("file_max", &self.file_max)
+            .field("checkpoint_pages", &self.checkpoint_pages)
+            .field("checkpoint_interval", &self.checkpoint_interval)
+            .field("wal_max", &self.wal_max)
             .finish_non_exhaustive()
     }
 }
@@ -82,9 +101,9 @@ pub struct Synced {
 /// A live database and the replica that it is copied to.
 ///
 /// While it exists, one of its two connections is in a read transaction, so that nobody begins the
-/// database's write-ahead log anew before all of it is in the replica. Applications write as ever.
-/// It checkpoints nothing, so the log grows for as long as it exists: open it, sync, drop it. What
-/// it leaves is a log that the next one, or Litestream, goes on from.
+/// database's write-ahead log anew before all of it is in the replica. Applications write as ever,
+/// and need not checkpoint: [`upkeep`](Replicator::upkeep) does, and without it the log grows for
+/// as long as this exists. What it leaves is a log that the next one, or Litestream, goes on from.
 ///
 /// There must be one of them to a replica, here and anywhere, Litestream included. A second one is
 /// noticed by the files that it writes, some of which may be lost by then.
@@ -99,6 +118,14 @@ pub struct Replicator {
     /// The file that is being stored. After an error of the store it may be there already, so the
     /// very same one is stored again.
     pending: Option<Pending>,
+    /// What the log was when it was last looked at for a sync that has come to its end, if the hold
+    /// is still the same.
+    synced: Option<Observed>,
+    checkpointed: Instant,
+    /// Whether the last checkpoint has taken the write lock in vain.
+    was_in_vain: bool,
+    /// The log that the last checkpoint has left to be begun anew.
+    recycled: Option<WalHeader>,
     looked: Instant,
 }
 
@@ -144,6 +171,10 @@ impl Replicator {
                 page_size: newest.header.map(|header| header.page_size()),
             }),
             pending: None,
+            synced: None,
+            checkpointed: Instant::now(),
+            was_in_vain: false,
+            recycled: None,
             looked: Instant::now(),
         })
     }
@@ -161,6 +192,7 @@ impl Replicator {
         let (mut files, mut snapshot) = (Vec::new(), None);
         let mut target: Option<Observed> = None;
         let mut attempts = 1;
+        self.synced = None;
         loop {
             let stored = match self.store_next(&mut target).await {
                 Ok(stored) => stored,
@@ -181,12 +213,75 @@ impl Replicator {
         }
         if let Ok(place) = &mut self.place {
             place.complete = true;
+            place.empty = target.is_some_and(|target| target.frames == 0);
         }
+        self.synced = target;
         Ok(Synced {
             txid: self.last.map_or(Txid::FIRST, |last| last.txid()),
             files,
             snapshot,
         })
+    }
+
+    /// Checkpoints as the options say, if it is time to: call it after each sync. `quiet` says
+    /// that nothing was committed for a moment, which is a good one to begin the log anew.
+    ///
+    /// It does nothing where the last [`sync`](Replicator::sync) has failed: the log is needed.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ReplicateError`]. The next sync goes on where the last one was.
+    pub async fn upkeep(&mut self, quiet: bool) -> Result<Option<Checkpointed>, ReplicateError> {
+        let schedule = Schedule {
+            pages: self.options.checkpoint_pages,
+            interval: self.options.checkpoint_interval,
+            wal_max: self.options.wal_max,
+        };
+        let past = Past {
+            elapsed: self.checkpointed.elapsed(),
+            was_in_vain: self.was_in_vain,
+            recycled: self.recycled,
+        };
+        let synced = self.synced.as_ref();
+        match synced.and_then(|observed| due(&schedule, observed, past, quiet)) {
+            Some(how) => self.checkpoint(how).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Checkpoints now. `None` where it can't be: the last [`sync`](Replicator::sync) has failed,
+    /// there was none since the last checkpoint, or somebody else checkpoints, or writes for a
+    /// second without a pause.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ReplicateError`]. The next sync goes on where the last one was.
+    pub async fn checkpoint(
+        &mut self,
+        how: Checkpoint,
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
+        let (Some(_), Ok(place), None) = (self.synced.take(), self.place, &self.pending) else {
+            return Ok(None);
+        };
+        self.checkpointed = Instant::now();
+        // Until it is known how this has ended, and for ever where it is dropped.
+        self.place = Ok(Place {
+            complete: false,
+            empty: false,
+            ..place
+        });
+        let preparing = self.preparing(Ok(place));
+        let wal_max = self.options.wal_max;
+        let done = run_blocking(move || preparing.checkpoint(how, wal_max)).await??;
+        self.recycled = done.recycled;
+        self.was_in_vain = how == Checkpoint::Firm && done.recycled.is_none();
+        self.place = Ok(Place {
+            complete: done.complete,
+            empty: done.empty,
+            ..place
+        });
+        self.pending = done.pending;
+        Ok(done.checkpointed)
     }
 
     /// Stores one file, if there is anything to store.
@@ -195,7 +290,7 @@ impl Replicator {
         target: &mut Option<Observed>,
     ) -> Result<Option<(FileInfo, Option<SnapshotReason>)>, ReplicateError> {
         if self.pending.is_none() {
-            let preparing = self.preparing();
+            let preparing = self.preparing(self.place);
             let prepared = run_blocking(move || preparing.prepare()).await??;
             if target.is_none_or(|target| target.header != prepared.observed.header) {
                 *target = Some(prepared.observed);
@@ -215,6 +310,9 @@ impl Replicator {
                 if !matches!(error, ReplicateError::Store(_)) {
                     // The file could not be made, and so it was not stored.
                     self.pending = None;
+                    if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
+                        place.complete = false;
+                    }
                 }
                 return Err(error);
             }
@@ -226,11 +324,14 @@ impl Replicator {
             time: pending.header.timestamp(),
             page_size: Some(pending.header.page_size()),
         });
-        let complete = self.place.is_ok_and(|place| place.complete);
+        let (complete, empty) = self
+            .place
+            .map_or((false, false), |place| (place.complete, place.empty));
         self.place = Ok(Place {
             end: *pending.changed.end(),
             commit: pending.header.commit(),
             complete,
+            empty: empty && pending.is_copied(),
         });
         Ok(Some((info, pending.contents.reason())))
     }
@@ -272,10 +373,10 @@ impl Replicator {
         }
     }
 
-    fn preparing(&self) -> Preparing {
+    fn preparing(&self, place: Result<Place, SnapshotReason>) -> Preparing {
         Preparing {
             database: Arc::clone(&self.database),
-            place: self.place,
+            place,
             last: self.last,
             file_max: self.options.file_max,
             now: (self.options.clock)(),
@@ -326,32 +427,227 @@ struct Prepared {
     pending: Option<Pending>,
 }
 
+/// What a checkpoint has led to.
+#[derive(Default)]
+struct Done {
+    checkpointed: Option<Checkpointed>,
+    /// Whether everything that was in the log when it was begun anew, or will be, is in the
+    /// replica or in `pending`.
+    complete: bool,
+    /// Whether there is nothing in the log.
+    empty: bool,
+    /// The log that waits to be begun anew.
+    recycled: Option<WalHeader>,
+    /// What was committed since the last sync, where it had to be copied.
+    pending: Option<Pending>,
+}
+
+/// What was committed after some place in the log, in memory.
+struct Copied {
+    start: Chain,
+    changes: Changes,
+    bytes: Vec<u8>,
+}
+
+impl Copied {
+    /// What there is from `start` on, or nothing yet.
+    fn from(copied: Option<Copied>, start: Chain) -> Copied {
+        let copied = copied.filter(|copied| copied.start == start);
+        copied.unwrap_or_else(|| Copied {
+            start,
+            changes: Changes::since(start),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// How many bytes of the log that was observed are not in it yet.
+    fn lacks(&self, observed: &Observed) -> u64 {
+        let next = self.changes.next();
+        let frames = observed.frames.saturating_sub(next.frames());
+        u64::from(frames) * next.header().frame_size() as u64
+    }
+}
+
 impl Preparing {
     fn prepare(&self) -> Result<Prepared, ReplicateError> {
         let database = lock(&self.database);
         let observed = database.observe()?;
-        let step = decide(self.place.as_ref().map_err(|reason| *reason), &observed)
-            .map_err(|fault| database.without_header(fault))?;
-        match step {
+        match self.step(&database, &observed)? {
             Step::Nothing => Ok(Prepared {
                 observed,
                 pending: None,
             }),
             Step::Snapshot(reason) => self.snapshot(&database, reason),
             Step::Append(start) => {
-                let (changes, wal) = database.changes(start, observed.frames, self.file_max)?;
+                let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;
                 let changed = changes.finish();
-                let before = self.place.map_or(0, |place| place.commit);
-                if !has_growth(&changed, before) {
+                if !self.has_growth(&changed) {
                     return self.snapshot(&database, SnapshotReason::Unwritten);
                 }
-                let pending = self.pending(&database, start, (changed, wal), Contents::Changes)?;
+                let pending =
+                    self.pending(&database, start, (changed, frames), Contents::Changes)?;
                 Ok(Prepared {
                     observed,
                     pending: Some(pending),
                 })
             }
         }
+    }
+
+    fn step(&self, database: &Database, observed: &Observed) -> Result<Step, ReplicateError> {
+        decide(self.place.as_ref().map_err(|reason| *reason), observed)
+            .map_err(|fault| database.without_header(fault))
+    }
+
+    fn has_growth(&self, changed: &Changed) -> bool {
+        has_growth(changed, self.place.map_or(0, |place| place.commit))
+    }
+
+    /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
+    fn checkpoint(&self, how: Checkpoint, wal_max: u64) -> Result<Done, ReplicateError> {
+        let mut database = lock(&self.database);
+        let Ok(place) = self.place else {
+            return Ok(Done::default());
+        };
+        let mut done = match how {
+            Checkpoint::Gentle => Done {
+                checkpointed: gentle(&mut database, &place.end)?,
+                complete: self.is_complete(&database, &place)?,
+                ..Done::default()
+            },
+            Checkpoint::Firm => {
+                let ahead = match self.copy_ahead(&database) {
+                    // It was begun anew meanwhile, and holds still once nobody can write.
+                    Err(ReplicateError::Unsteady { .. }) => None,
+                    ahead => ahead?,
+                };
+                if database.lock_writers()? {
+                    let done = self.while_nobody_writes(&database, ahead);
+                    database.unlock_writers()?;
+                    done?
+                } else {
+                    Done {
+                        complete: place.complete,
+                        ..Done::default()
+                    }
+                }
+            }
+        };
+        let end = match &done.pending {
+            Some(pending) => *pending.changed.end(),
+            None => place.end,
+        };
+        if let Some(checkpointed) = &mut done.checkpointed
+            && checkpointed.recycled
+        {
+            checkpointed.recycled = is_recycled(&database, &end)?;
+        }
+        if done
+            .checkpointed
+            .is_some_and(|checkpointed| checkpointed.recycled)
+        {
+            done.recycled = Some(*end.header());
+            if done.complete && database.wal_len()? > wal_max {
+                let truncated = database.truncate()?;
+                done.empty = matches!(truncated, Backfill::Done { frames: 0, .. });
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether the log that `place` is in can't be begun anew before more of it is copied, where it
+    /// has not been yet.
+    fn is_complete(&self, database: &Database, place: &Place) -> Result<bool, ReplicateError> {
+        let observed = database.observe()?;
+        let is_another = observed.header != Ok(*place.end.header());
+        Ok(place.complete && (is_another || observed.frames <= place.end.frames()))
+    }
+
+    /// Copies what was committed since the last sync to memory, as long as writers are not much
+    /// faster than that.
+    fn copy_ahead(&self, database: &Database) -> Result<Option<Copied>, ReplicateError> {
+        let mut copied: Option<Copied> = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let observed = database.observe()?;
+            let Step::Append(start) = self.step(database, &observed)? else {
+                return Ok(copied);
+            };
+            let mut further = Copied::from(copied, start);
+            if further.lacks(&observed) + further.bytes.len() as u64 > AHEAD_MAX {
+                return Ok(Some(further));
+            }
+            let lacked = further.lacks(&observed);
+            database.copy(&mut further.changes, observed.frames, &mut further.bytes)?;
+            copied = Some(further);
+            if lacked <= LOCKED_MAX / 4 {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies the rest of what was committed since the last sync to memory, and the rest of the
+    /// log to the database file: the writers wait for it.
+    fn while_nobody_writes(
+        &self,
+        database: &Database,
+        ahead: Option<Copied>,
+    ) -> Result<Done, ReplicateError> {
+        let observed = database.observe()?;
+        let pending = match self.step(database, &observed)? {
+            Step::Append(start) => self.copied(database, Copied::from(ahead, start), &observed)?,
+            Step::Nothing | Step::Snapshot(_) => None,
+        };
+        let end = pending.as_ref().map(|pending| *pending.changed.end());
+        let end = end.or(self.place.ok().map(|place| place.end));
+        let has_all = end.is_some_and(|end| {
+            observed.header == Ok(*end.header()) && observed.frames == end.frames()
+        });
+        let checkpointed = match has_all {
+            true => match database.backfill()? {
+                Backfill::Done { frames, backfilled } => Some(Checkpointed {
+                    frames,
+                    backfilled,
+                    recycled: frames == backfilled,
+                }),
+                Backfill::Busy => None,
+            },
+            false => None,
+        };
+        Ok(Done {
+            checkpointed,
+            complete: has_all,
+            empty: false,
+            recycled: None,
+            pending: pending.filter(|_| has_all),
+        })
+    }
+
+    /// What was committed since the last sync, in memory, unless it is too much for that or calls
+    /// for a snapshot.
+    fn copied(
+        &self,
+        database: &Database,
+        mut copied: Copied,
+        observed: &Observed,
+    ) -> Result<Option<Pending>, ReplicateError> {
+        if copied.lacks(observed) > LOCKED_MAX {
+            return Ok(None);
+        }
+        database.copy(&mut copied.changes, observed.frames, &mut copied.bytes)?;
+        let Copied {
+            start,
+            changes,
+            bytes,
+        } = copied;
+        let changed = changes.finish();
+        if !self.has_growth(&changed) {
+            return Ok(None);
+        }
+        let from = start.offset();
+        let frames = Frames::Copied { from, bytes };
+        let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
+        Ok(Some(pending))
     }
 
     fn snapshot(
@@ -365,9 +661,9 @@ impl Preparing {
             .header
             .map_err(|fault| database.without_header(fault))?;
         let start = Chain::new(header);
-        let (changes, wal) = database.changes(start, observed.frames, u64::MAX)?;
+        let (changes, frames) = database.changes(start, observed.frames, u64::MAX)?;
         let contents = Contents::Everything(reason);
-        let pending = self.pending(database, start, (changes.finish(), wal), contents)?;
+        let pending = self.pending(database, start, (changes.finish(), frames), contents)?;
         Ok(Prepared {
             observed,
             pending: Some(pending),
@@ -378,7 +674,7 @@ impl Preparing {
         &self,
         database: &Database,
         start: Chain,
-        (changed, wal): (Changed, File),
+        (changed, frames): (Changed, Frames),
         contents: Contents,
     ) -> Result<Pending, ReplicateError> {
         let end = changed.end();
@@ -412,7 +708,7 @@ impl Preparing {
             header: Header::new(page_size, commit.get(), txids, time).with_wal(span),
             contents,
             changed: Arc::new(changed),
-            wal: Arc::new(wal),
+            frames: Arc::new(frames),
         })
     }
 }

@@ -1,6 +1,5 @@
 //! A file of a replica that is to be stored: what is in it, and how its bytes come about.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::decide::SnapshotReason;
 use crate::ReplicateError;
-use crate::database::{Database, read_frame};
+use crate::database::{Database, Frames};
 use crate::restore::run_blocking;
 use crate::wal::{Changed, ChangedPage};
 
@@ -30,7 +29,7 @@ pub(crate) struct Pending {
     pub(crate) header: Header,
     pub(crate) contents: Contents,
     pub(crate) changed: Arc<Changed>,
-    pub(crate) wal: Arc<File>,
+    pub(crate) frames: Arc<Frames>,
 }
 
 /// Which pages a file has.
@@ -62,6 +61,11 @@ impl Pending {
             level: Level::RAW,
             txids: self.header.txids(),
         }
+    }
+
+    /// Whether the log may have been begun anew since.
+    pub(crate) fn is_copied(&self) -> bool {
+        matches!(*self.frames, Frames::Copied { .. })
     }
 
     /// The file's bytes. Where they can't be had, `failure` says why.
@@ -198,8 +202,10 @@ impl Making {
         page: &ChangedPage,
         frame: &'a mut [u8],
     ) -> Result<&'a [u8], ReplicateError> {
-        let Pending { changed, wal, .. } = &self.pending;
-        read_frame(wal, page, changed.end(), frame).map_err(|error| {
+        let Pending {
+            changed, frames, ..
+        } = &self.pending;
+        frames.read(page, changed.end(), frame).map_err(|error| {
             let path = lock(&self.database).wal_path().to_owned();
             error.at(path)
         })

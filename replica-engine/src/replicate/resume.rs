@@ -13,7 +13,7 @@ use replica_core::{
 use super::decide::{Place, SnapshotReason};
 use crate::ReplicateError;
 use crate::damage::ReadFailure;
-use crate::database::{Database, read_frame};
+use crate::database::Database;
 use crate::listing::read_header;
 use crate::wal::{Chain, Changed, ChangedPage};
 
@@ -93,8 +93,8 @@ impl Newest {
         }
         let start = Chain::new(wal);
         let (Some(first), Some(count)) = (
-            frames(&start, span.offset().checked_sub(start.offset())),
-            frames(&start, Some(span.size())),
+            whole_frames(&start, span.offset().checked_sub(start.offset())),
+            whole_frames(&start, Some(span.size())),
         ) else {
             return Ok(Err(SnapshotReason::NoPlace));
         };
@@ -106,7 +106,7 @@ impl Newest {
         };
         let (before, _) = database.changes(start, first, u64::MAX)?;
         let before = *before.end();
-        let (changes, file) = database.changes(before, last, u64::MAX)?;
+        let (changes, frames) = database.changes(before, last, u64::MAX)?;
         let changed = changes.finish();
         let ends = (before.frames(), changed.end().frames()) == (first, last);
         if !ends || changed.commit().map(|commit| commit.get()) != Some(header.commit()) {
@@ -114,7 +114,7 @@ impl Newest {
         }
         let pages = some_of(&changed).map(|page| {
             let mut frame = vec![0; wal.frame_size()];
-            let read = read_frame(&file, page, changed.end(), &mut frame);
+            let read = frames.read(page, changed.end(), &mut frame);
             let read = read.map_err(|fault| fault.at(database.wal_path().to_owned()))?;
             Ok((page.pgno(), read.to_vec()))
         });
@@ -123,6 +123,7 @@ impl Newest {
             end: *changed.end(),
             commit: header.commit(),
             complete: false,
+            empty: false,
         };
         Ok(Ok(Claim { place, pages }))
     }
@@ -173,8 +174,8 @@ impl Newest {
     }
 }
 
-/// How many frames `bytes` are.
-fn frames(chain: &Chain, bytes: Option<u64>) -> Option<u32> {
+/// How many frames `bytes` are, where they are whole ones.
+fn whole_frames(chain: &Chain, bytes: Option<u64>) -> Option<u32> {
     let size = chain.header().frame_size() as u64;
     let bytes = bytes.filter(|bytes| bytes % size == 0)?;
     u32::try_from(bytes / size).ok()

@@ -2,6 +2,7 @@
 //! folders, and what restores from there.
 
 mod application;
+mod checkpoint;
 mod format;
 mod model;
 mod resume;

@@ -2,7 +2,7 @@
 //! be restored, byte for byte.
 
 use proptest::prelude::*;
-use replica_engine::Replicator;
+use replica_engine::{Checkpoint, Replicator};
 use replica_mock::MockClient;
 
 use crate::application::{Change, any_change, any_page_size};
@@ -13,6 +13,10 @@ enum Step {
     /// The application's.
     Change(Change),
     Sync,
+    /// A checkpoint of ours, whether there is something to checkpoint or not.
+    Checkpoint(Checkpoint),
+    /// The application reads, and goes on to do so until it reads the next time.
+    Read,
     /// Replication ends, and begins again.
     Resume,
     /// Replication is killed, and so it ends without more ado.
@@ -22,9 +26,12 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
+    let ours = prop::sample::select(vec![Checkpoint::Gentle, Checkpoint::Firm]);
     prop_oneof![
         13 => any_change().prop_map(Step::Change),
         6 => Just(Step::Sync),
+        5 => ours.prop_map(Step::Checkpoint),
+        1 => Just(Step::Read),
         1 => Just(Step::Resume),
         1 => Just(Step::Stop),
         1 => Just(Step::Restart),
@@ -35,6 +42,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
     let (mut live, replica) = (Live::new(page_size), MockClient::new());
     live.run("PRAGMA busy_timeout=0");
     let mut running: Option<Replicator> = None;
+    let mut reader = None;
     // A log that is begun anew twice before anything is written to it is not gone on with.
     let mut may_be_missed = true;
     for step in steps.into_iter().chain([Step::Resume, Step::Sync]) {
@@ -50,6 +58,16 @@ async fn play(page_size: u32, steps: Vec<Step>) {
                     may_be_missed = false;
                 }
             }
+            Step::Checkpoint(how) => {
+                if let Some(replicator) = &mut running {
+                    let done = replicator.checkpoint(how).await;
+                    done.expect("a checkpoint should succeed or find nothing to do");
+                }
+            }
+            Step::Read => {
+                drop(reader.take());
+                reader = Some(live.reader());
+            }
             Step::Stop => running = None,
             Step::Resume => {
                 drop(running.take());
@@ -57,12 +75,14 @@ async fn play(page_size: u32, steps: Vec<Step>) {
                 may_be_missed = true;
             }
             Step::Restart => {
+                reader = None;
                 live.disconnect();
                 live.connect();
                 live.run("PRAGMA busy_timeout=0");
             }
         }
     }
+    drop(reader);
     live.assert_restorable(replica).await;
 }
 

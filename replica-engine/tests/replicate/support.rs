@@ -52,6 +52,13 @@ impl Live {
         self.folder.path().join("app.db-wal")
     }
 
+    /// A connection of the application's that is reading for as long as it lives.
+    pub(crate) fn reader(&self) -> Connection {
+        let connection = connect(&self.path());
+        run(&connection, "BEGIN; SELECT count(*) FROM t");
+        connection
+    }
+
     pub(crate) fn options(&self) -> ReplicateOptions {
         ReplicateOptions::new(self.path(), || NOW)
     }

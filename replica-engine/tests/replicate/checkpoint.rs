@@ -1,0 +1,249 @@
+//! The log stays short, and nothing that was in it is missed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use replica_core::{ErrorKind, Op, ReplicaClient};
+use replica_engine::{Checkpoint, Checkpointed, Replicator, SnapshotReason, Target};
+use replica_mock::MockClient;
+
+use crate::application::{connect, run};
+use crate::support::{Live, restored};
+
+/// A database with some rows, and a replica of it that is up to date.
+async fn replicating() -> (Live, MockClient, Replicator) {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    insert(&live);
+    live.sync(&mut replicator).await;
+    (live, replica, replicator)
+}
+
+fn insert(live: &Live) {
+    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(9000))");
+}
+
+async fn checkpoint(replicator: &mut Replicator, how: Checkpoint) -> Option<Checkpointed> {
+    let done = replicator.checkpoint(how).await;
+    done.expect("a checkpoint should succeed or find nothing to do")
+}
+
+/// The salt by which logs are told apart.
+fn log(live: &Live) -> Vec<u8> {
+    let bytes = std::fs::read(live.wal()).expect("the log should be there");
+    bytes[16..24].to_vec()
+}
+
+#[tokio::test]
+async fn the_log_begins_anew_after_either_checkpoint_and_goes_on_in_the_replica() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        for _ in 0..3 {
+            insert(&live);
+            live.sync(&mut replicator).await;
+            let before = log(&live);
+
+            let done = checkpoint(&mut replicator, how).await;
+            insert(&live);
+            let synced = live.sync(&mut replicator).await;
+
+            let done = done.expect("everything was in the replica");
+            assert!(done.recycled && done.frames == done.backfilled, "{done:?}");
+            assert_ne!(log(&live), before);
+            assert_eq!(synced.snapshot, None);
+        }
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_since_the_last_sync_is_not_missed() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        insert(&live);
+
+        let done = checkpoint(&mut replicator, how).await;
+        insert(&live);
+        let synced = live.sync(&mut replicator).await;
+
+        let recycled = done.is_some_and(|done| done.recycled);
+        assert_eq!(recycled, how == Checkpoint::Firm);
+        assert_eq!(synced.snapshot, None, "{how:?}");
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_checkpoint_has_copied_is_stored_though_the_store_fails_meanwhile() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    insert(&live);
+    checkpoint(&mut replicator, Checkpoint::Firm).await;
+    insert(&live);
+    replica.fail_next(Op::Write, ErrorKind::Unavailable);
+
+    let failed = replicator.sync().await;
+    let synced = live.sync(&mut replicator).await;
+
+    failed.expect_err("the store has failed");
+    assert_eq!((synced.files.len(), synced.snapshot), (2, None));
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_after_a_checkpoint_leads_to_a_snapshot() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    insert(&live);
+    checkpoint(&mut replicator, Checkpoint::Firm).await;
+    insert(&live);
+    drop(replicator);
+
+    let mut replicator = live.started(&replica).await;
+    let synced = live.sync(&mut replicator).await;
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::NewLog));
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_waits_for_a_sync() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    checkpoint(&mut replicator, Checkpoint::Gentle).await;
+
+    let second = checkpoint(&mut replicator, Checkpoint::Gentle).await;
+    insert(&live);
+    replica.fail_next(Op::Write, ErrorKind::Unavailable);
+    replicator.sync().await.expect_err("the store has failed");
+    let after_error = checkpoint(&mut replicator, Checkpoint::Firm).await;
+
+    assert_eq!((second, after_error), (None, None));
+    live.sync(&mut replicator).await;
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn a_reader_of_the_application_is_waited_for_without_a_loss() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        let reader = live.reader();
+        insert(&live);
+        live.sync(&mut replicator).await;
+
+        let meanwhile = checkpoint(&mut replicator, how).await;
+        drop(reader);
+        live.sync(&mut replicator).await;
+        let afterwards = checkpoint(&mut replicator, how).await;
+        insert(&live);
+        let synced = live.sync(&mut replicator).await;
+
+        assert!(!meanwhile.expect("a part of it").recycled);
+        assert!(afterwards.expect("all of it").recycled);
+        assert_eq!(synced.snapshot, None);
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_keeps_the_write_lock_is_left_alone() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    live.run("BEGIN IMMEDIATE; INSERT INTO t(a) VALUES('not yet')");
+
+    let meanwhile = checkpoint(&mut replicator, Checkpoint::Firm).await;
+
+    assert_eq!(meanwhile, None);
+    live.run("COMMIT");
+    live.sync(&mut replicator).await;
+    let afterwards = checkpoint(&mut replicator, Checkpoint::Firm).await;
+    assert!(afterwards.expect("nobody writes").recycled);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut options = live.options();
+    options.wal_max = 1024 * 1024;
+    let client = Arc::new(replica.clone());
+    let started = Replicator::open(client, options).await;
+    let mut replicator = started.expect("it should start");
+    live.sync(&mut replicator).await;
+    live.run("INSERT INTO t(a, b) VALUES('large', randomblob(3000000))");
+    live.sync(&mut replicator).await;
+
+    let done = replicator.upkeep(true).await.expect("it should succeed");
+
+    assert!(done.is_some_and(|done| done.recycled), "{done:?}");
+    let left = std::fs::metadata(live.wal()).expect("the log is there");
+    assert_eq!(left.len(), 0);
+    insert(&live);
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+/// How long the longest commit took of an application that writes without a pause until it is
+/// told to stop.
+fn write_without_pause(path: &Path, stop: &AtomicBool) -> Duration {
+    let application = connect(path);
+    run(
+        &application,
+        "PRAGMA busy_timeout=5000; PRAGMA synchronous=FULL",
+    );
+    let mut longest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        run(
+            &application,
+            "INSERT INTO t(a, b) VALUES('busy', randomblob(300))",
+        );
+        run(
+            &application,
+            "DELETE FROM t WHERE id = (SELECT min(id) FROM t)",
+        );
+        longest = longest.max(begun.elapsed());
+    }
+    longest
+}
+
+#[tokio::test]
+async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    live.run("PRAGMA wal_autocheckpoint=0");
+    let mut options = live.options();
+    options.wal_max = 1024 * 1024;
+    options.checkpoint_pages = 50;
+    let wal_max = options.wal_max;
+    let client = Arc::new(replica.clone());
+    let started = Replicator::open(client, options).await;
+    let mut replicator = started.expect("it should start");
+    live.sync(&mut replicator).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (path, stop) = (live.path(), Arc::clone(&stop));
+        thread::spawn(move || write_without_pause(&path, &stop))
+    };
+
+    let (mut recycled, mut largest, begun) = (0, 0, Instant::now());
+    while recycled < 5 && begun.elapsed() < Duration::from_secs(60) {
+        let synced = replicator.sync().await.expect("a sync should succeed");
+        assert_eq!(synced.snapshot, None);
+        let done = replicator.upkeep(false).await.expect("it should succeed");
+        recycled += u32::from(done.is_some_and(|done| done.recycled));
+        let len = std::fs::metadata(live.wal()).map_or(0, |metadata| metadata.len());
+        largest = largest.max(len);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let longest = writer.join().expect("the writer should see no error");
+
+    assert_eq!(recycled, 5);
+    assert!(largest <= wal_max, "the log has had {largest} bytes");
+    assert!(
+        longest < Duration::from_secs(1),
+        "a commit took {longest:?}"
+    );
+    live.sync(&mut replicator).await;
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica);
+    let restored = restored(&client, Target::Latest).await;
+    assert!(restored == live.state(), "what was restored is another");
+}
