@@ -1,24 +1,85 @@
-//! What is to be removed at the end.
+//! What the command makes for itself below a place of the user's, and removes at the end.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Folders that the command made for itself, which disappear with this. It is dropped once no
-/// task runs any more that could write to them.
+use replica::Location;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use crate::status::{Failure, Status};
+
+/// How long removing what is in a store may take, once the command itself is done.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Folders and namespaces that the command made for itself. They disappear with
+/// [`sweep`](Leftovers::sweep), which is called once no task runs any more that could write there.
 #[derive(Debug, Default)]
-pub(crate) struct Leftovers(Vec<PathBuf>);
+pub(crate) struct Leftovers {
+    folders: Vec<PathBuf>,
+    places: Vec<Location>,
+}
 
 impl Leftovers {
-    pub(crate) fn add(&mut self, folder: PathBuf) {
-        self.0.push(folder);
+    /// Makes a fresh random name, and with it a place below `location`. It is removed at the end
+    /// unless it is to be kept.
+    pub(crate) fn namespace(
+        &mut self,
+        location: &Location,
+        prefix: &str,
+        keep: bool,
+    ) -> Result<String, Failure> {
+        let random = RandomState::new().hash_one(std::process::id());
+        let name = format!("{prefix}-{random:x}");
+        let place = location.join(&name);
+        if let Location::Folder(folder) = &place {
+            // Fails where the name is taken.
+            fs::create_dir(folder)
+                .map_err(|error| could_not_open(location).because_of(Some(&error)))?;
+        }
+        if !keep {
+            match place {
+                Location::Folder(folder) => self.folders.push(folder),
+                place => self.places.push(place),
+            }
+        }
+        Ok(name)
+    }
+
+    /// Removes them all.
+    ///
+    /// # Errors
+    ///
+    /// Something in a store could not be removed. Of folders, who could not remove a file has told
+    /// so already.
+    pub(crate) fn sweep(self) -> Result<(), Failure> {
+        for folder in &self.folders {
+            let _ = fs::remove_dir_all(folder);
+        }
+        for place in &self.places {
+            let left = || {
+                Failure::new(Status::Failed, format!("could not remove all of {place}"))
+                    .hint("delete what is below it")
+            };
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| left().because_of(Some(&error)))?;
+            let client = place
+                .open()
+                .map_err(|error| left().because_of(Some(&error)))?;
+            match runtime.block_on(async { timeout(SWEEP, client.delete_all()).await }) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(left().because_of(Some(&error))),
+                Err(elapsed) => return Err(left().because_of(Some(&elapsed))),
+            }
+            runtime.shutdown_background();
+        }
+        Ok(())
     }
 }
 
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        for folder in &self.0 {
-            // Who could not remove a file has told so already.
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
+/// The failure for a place that the command can't work below.
+pub(crate) fn could_not_open(location: &Location) -> Failure {
+    Failure::new(Status::Usage, format!("could not open {location}"))
 }

@@ -7,6 +7,7 @@ mod output;
 mod progress;
 mod source;
 mod status;
+mod workplace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -68,8 +69,10 @@ fn run(cli: Cli) -> Result<Status, Failure> {
         }
     });
     runtime.shutdown_timeout(GRACE);
-    drop(leftovers);
-    result
+    // What the command itself has to tell comes first.
+    let swept = leftovers.sweep();
+    let status = result?;
+    swept.map(|()| status)
 }
 
 fn runtime(cli: &Cli) -> std::io::Result<Runtime> {

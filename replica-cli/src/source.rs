@@ -1,18 +1,22 @@
 //! Which replica the command line names.
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use replica::{Config, Expand, Location, Missing};
+use replica::{Config, Expand, Location, ReplicaClient};
 
 use crate::status::{Failure, Status};
 
 /// The replica, and the configuration that may say where it is.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// The replica: its URL (file:///path/to/replica), its folder, or the path of its database
-    /// in the configuration
+    /// The replica: its URL (s3://bucket/prefix, sftp://user@host/path, file:///path/to/replica),
+    /// its folder, or the path of its database in the configuration
     // Optional only for the command that has subcommands beside it.
     #[arg(value_name = "REPLICA", required = true)]
     replica: Option<OsString>,
@@ -81,7 +85,10 @@ impl SourceArgs {
     fn in_default_config(&self, path: &Path) -> Result<Source, Failure> {
         let config = Config::default_path();
         if !config.exists() {
-            return at(Location::Folder(path.into()));
+            return match is_database(path) {
+                true => Err(no_replica(path)),
+                false => at(Location::Folder(path.into())),
+            };
         }
         self.config.find(&config, path).map_err(|failure| {
             failure.hint(format!(
@@ -110,6 +117,14 @@ impl ConfigArgs {
 }
 
 impl Source {
+    /// Opens the replica, with its layers.
+    pub(crate) fn open(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
+        warn_if_unverified(&self.location);
+        self.location
+            .open()
+            .map_err(|error| Failure::of(Status::Usage, &error))
+    }
+
     /// The failure for a replica that isn't there, or `None` where it may be.
     pub(crate) fn missing(&self) -> Option<Failure> {
         self.location.missing().map(|missing| self.nothing(missing))
@@ -117,40 +132,49 @@ impl Source {
 
     /// The failure for a replica that holds nothing.
     pub(crate) fn empty(&self) -> Failure {
-        Failure::new(
-            Status::Nothing,
-            format!("no replica at {}: it has no files", self.location),
-        )
+        self.nothing("it has no files")
     }
 
-    fn nothing(&self, missing: Missing) -> Failure {
-        let Location::Folder(folder) = &self.location else {
-            return Failure::new(Status::Nothing, format!("no replica at {}", self.location));
-        };
+    fn nothing(&self, why: impl Display) -> Failure {
         let failure = Failure::new(
             Status::Nothing,
-            format!("no replica at {}: {missing}", self.location),
+            format!("no replica at {}: {why}", self.location),
         );
-        let is_ltx = folder
-            .extension()
-            .is_some_and(|extension| extension == "ltx");
-        match missing {
-            Missing::NotAFolder if is_ltx => {
-                failure.hint(format!("replica ltx inspect {}", folder.display()))
-            }
-            Missing::Ltx if folder.file_name().is_some_and(|name| name == "ltx") => {
-                failure.hint("give the folder that holds the ltx folder")
-            }
-            Missing::Folder => match self.as_litestream_names_it() {
-                Some(folder) => failure.hint(format!(
-                    "Litestream does not decode a URL, and has written to {0}: give that path \
-                     without file://",
-                    folder.display()
-                )),
-                None => failure,
-            },
-            _ => failure,
+        match self.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
+    }
+
+    /// Where the replica may be instead, by the name that was given.
+    fn hint(&self) -> Option<String> {
+        let url = self.location.to_string();
+        let path = url.split('?').next().unwrap_or_default();
+        let mut names = path.rsplit('/');
+        let (last, parent) = (names.next().unwrap_or_default(), names.next());
+        let is_level = last.parse::<u8>().is_ok_and(|level| level <= 9);
+        match &self.location {
+            Location::S3(_) if is_level && last.len() == 4 => {
+                return Some("that is a level of a replica: give the place above it".to_owned());
+            }
+            Location::S3(_) => return None,
+            _ if is_level && last.len() == 1 && parent == Some("ltx") => {
+                return Some("that is a level of a replica: give the folder above ltx".to_owned());
+            }
+            _ if last == "ltx" => {
+                return Some("give the folder that holds the ltx folder".to_owned());
+            }
+            Location::Folder(folder) if last.ends_with(".ltx") && folder.is_file() => {
+                return Some(format!("replica ltx inspect {}", folder.display()));
+            }
+            _ => {}
+        }
+        let folder = self.as_litestream_names_it()?;
+        Some(format!(
+            "Litestream does not decode a URL, and has written to {}: give that path without \
+             file://",
+            folder.display()
+        ))
     }
 
     /// The folder that Litestream makes of the same URL, where that is another one and exists.
@@ -166,7 +190,35 @@ impl Source {
 
 /// Whether this is for [`Location`] to judge, as against a path.
 fn is_location(text: &str) -> bool {
-    Location::is_url(text) || text.is_empty() || text.starts_with("file:")
+    Location::is_url(text) || !matches!(text.parse(), Ok(Location::Folder(_)))
+}
+
+/// Whether this is a database as SQLite writes it, and so no replica.
+fn is_database(path: &Path) -> bool {
+    let mut start = [0; 16];
+    let is_file = path.is_file();
+    let read = || File::open(path)?.read_exact(&mut start);
+    is_file && { read }().is_ok() && start == *b"SQLite format 3\0"
+}
+
+fn no_replica(database: &Path) -> Failure {
+    let path = database.display();
+    Failure::new(
+        Status::Usage,
+        format!("{path} is a SQLite database, not a replica, and there is no configuration that says where its replica is"),
+    )
+    .hint(format!("replica restore -o {path} URL, or give -config"))
+}
+
+/// Says on stderr that any server would do.
+pub(crate) fn warn_if_unverified(location: &Location) {
+    if location.is_unverified() {
+        // There is nobody to tell that stderr is closed.
+        let _ = writeln!(
+            io::stderr(),
+            "warning: skip-verify: whoever is in between can read and change everything"
+        );
+    }
 }
 
 fn at(location: Location) -> Result<Source, Failure> {

@@ -35,7 +35,7 @@ async fn restore_if_missing(database: &Path, url: &str) -> Result<(), Box<dyn Er
     let mut options = RestoreOptions::new(database);
     options.integrity = Integrity::Quick;
 
-    let restored = replica::restore(location.open(), &options, |_| ()).await?;
+    let restored = replica::restore(location.open()?, &options, |_| ()).await?;
 
     println!(
         "restored to transaction {} of {}",

@@ -18,14 +18,14 @@
 
 mod config;
 mod location;
+mod open;
 mod stack;
-
-use std::sync::Arc;
 
 pub use ltx;
 
 pub use config::{Config, ConfigError, Expand};
-pub use location::{Location, LocationError, Missing};
+pub use location::{Location, LocationError, Missing, S3Location, SftpLocation};
+pub use open::{OpenError, open};
 pub use replica_core::{
     Error, ErrorKind, FileId, FileInfo, FileStream, Level, ReplicaClient, Result, Timestamp,
     Timestamps, Txid, TxidRange,
@@ -36,19 +36,6 @@ pub use replica_engine::{
     restore,
 };
 pub use stack::stack;
-
-/// Opens the replica at `url`: `file:///path/to/replica`, or the path of a folder.
-///
-/// Costs no I/O: a place that does not exist shows itself at the first call, and
-/// [`Location::missing`] tells it beforehand.
-///
-/// # Errors
-///
-/// A URL that names no place, or one that this build has no client for. Never shows a secret of
-/// the URL.
-pub fn open(url: &str) -> Result<Arc<dyn ReplicaClient>, LocationError> {
-    Ok(url.parse::<Location>()?.open())
-}
 
 /// The README's examples are compiled, and those that can be are run.
 #[cfg(doctest)]

@@ -1,22 +1,34 @@
 //! Where a replica is kept, as a person writes it.
 
-use std::ffi::OsString;
-use std::fmt::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+mod s3;
+mod secret;
+mod sftp;
+mod url;
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use replica_core::{Layout, Level, ReplicaClient};
-use replica_file::FileClient;
 
-use crate::stack;
+use crate::{OpenError, open, stack};
+use url::{IN_PATH, Parts};
+
+pub use s3::S3Location;
+#[cfg(feature = "s3")]
+pub(crate) use s3::endpoint;
+pub(crate) use secret::Secret;
+pub use sftp::SftpLocation;
+pub(crate) use url::Parameters;
 
 /// Where a replica is kept.
 ///
-/// It is written as Litestream writes it: a URL such as `file:///var/backups/app`, or the path of
-/// a folder, absolute or relative. [`FromStr`] takes both, [`from_url`](Location::from_url) URLs
-/// only. In a URL, `%20` stands for a space and so on; a path is taken as it is.
+/// It is written as Litestream writes it: a URL such as `s3://bucket/prefix`,
+/// `sftp://user@host/path` or `file:///var/backups/app`, or the path of a folder, absolute or
+/// relative. [`FromStr`] takes all of them, [`from_url`](Location::from_url) URLs only. In a URL,
+/// `%20` stands for a space and so on; a path is taken as it is.
 ///
 /// ```
 /// use replica::Location;
@@ -27,53 +39,103 @@ use crate::stack;
 /// assert_eq!(location.to_string(), "file:///var/backups/my%20app");
 /// # Ok::<(), replica::LocationError>(())
 /// ```
+///
+/// # Parameters
+///
+/// A bucket takes these behind the `?`, each in Litestream's other spelling too (`forcePathStyle`
+/// and so on). One that is not known is an error.
+///
+/// | name | what it says |
+/// | --- | --- |
+/// | `endpoint` | the host of a store other than AWS; without a scheme it is `http` for one nearby and `https` for others |
+/// | `region` | the region; without it `$AWS_REGION` |
+/// | `force-path-style` | whether the bucket is part of the path, and not of the host |
+/// | `skip-verify` | whether any TLS certificate will do |
+/// | `part-size`, `concurrency` | how large the parts of a large file are, and how many are under way at once |
+/// | `storage-class` | the storage class of what is written |
+/// | `sse-customer-key`, `sse-customer-algorithm` | a key of one's own, in base64, that the store encrypts with |
+/// | `sse-kms-key-id` | the key of AWS KMS that the store encrypts with |
+///
+/// `sign-payload`, `require-content-md5` and `sse-customer-key-md5` are accepted for Litestream's
+/// sake and change nothing: every request is signed with the checksum of its body, and the
+/// checksum of a key follows from the key.
+///
+/// The keys come from `$AWS_ACCESS_KEY_ID`, `$AWS_SECRET_ACCESS_KEY` and `$AWS_SESSION_TOKEN`, or
+/// from Litestream's `$LITESTREAM_ACCESS_KEY_ID` and `$LITESTREAM_SECRET_ACCESS_KEY`.
+///
+/// An SFTP server takes these. Litestream has the first two in its configuration only.
+///
+/// | name | what it says |
+/// | --- | --- |
+/// | `key-path` | the file of a private key; `$SSH_AUTH_SOCK`'s agent is asked too |
+/// | `host-key` | the server's public key, as a line of OpenSSH; without it `known_hosts` knows |
+/// | `skip-verify` | whether any server is taken for the right one |
+/// | `atomic-replace` | `false` for a server that can't replace a file in one step (it lacks `posix-rename@openssh.com`) |
+///
+/// A `+` in a parameter is a space: write `%2B`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Location {
     /// A folder of a local file system.
     Folder(PathBuf),
+    /// A prefix in a bucket of S3, or of a store that speaks its protocol.
+    S3(Box<S3Location>),
+    /// A folder of an SFTP server.
+    Sftp(Box<SftpLocation>),
 }
 
 impl Location {
     /// The place that `url` names: a URL, not a path.
     pub fn from_url(url: &str) -> Result<Location, LocationError> {
-        let Some((scheme, rest)) = split_scheme(url) else {
+        let Some((scheme, rest)) = url::split_scheme(url) else {
             return Err(if url.is_empty() {
                 LocationError::Empty
             } else {
                 LocationError::NoScheme
             });
         };
-        if scheme.eq_ignore_ascii_case("file") {
-            return folder(rest);
+        match scheme.to_ascii_lowercase().as_str() {
+            "file" => folder(rest),
+            "s3" => Ok(Location::S3(Box::new(S3Location::parse(rest)?))),
+            "sftp" => Ok(Location::Sftp(Box::new(SftpLocation::parse(rest)?))),
+            _ => Err(LocationError::no_client(scheme)),
         }
-        Err(LocationError::no_client(scheme))
     }
 
     /// Whether `text` is written as a URL, whatever its scheme, and not as a path.
     pub fn is_url(text: &str) -> bool {
-        split_scheme(text).is_some()
+        url::split_scheme(text).is_some()
     }
 
     /// The scheme of the client that it opens with.
     pub fn scheme(&self) -> &'static str {
         match self {
             Location::Folder(_) => "file",
+            Location::S3(_) => "s3",
+            Location::Sftp(_) => "sftp",
         }
     }
 
     /// A client rooted here with the [canonical layers](crate::stack()) around it.
     ///
-    /// Costs no I/O: a place that does not exist shows itself at the first call.
-    pub fn open(&self) -> Arc<dyn ReplicaClient> {
-        stack(self.client())
+    /// Costs no I/O but the reading of a key's file: a place that does not exist shows itself at
+    /// the first call. What the location does not say, such as the keys of a bucket, comes from
+    /// the environment.
+    ///
+    /// # Errors
+    ///
+    /// A setting that makes no sense, or a store that this build has no client for.
+    pub fn open(&self) -> Result<Arc<dyn ReplicaClient>, OpenError> {
+        Ok(stack(self.client()?))
     }
 
     /// The bare client of the store, without a layer: what a conformance run judges.
-    pub fn client(&self) -> Arc<dyn ReplicaClient> {
-        match self {
-            Location::Folder(path) => Arc::new(FileClient::new(path)),
-        }
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Location::open).
+    pub fn client(&self) -> Result<Arc<dyn ReplicaClient>, OpenError> {
+        open::client(self)
     }
 
     /// The place named `namespace` below this one.
@@ -81,24 +143,46 @@ impl Location {
     pub fn join(&self, namespace: &str) -> Location {
         match self {
             Location::Folder(path) => Location::Folder(path.join(namespace)),
+            Location::S3(location) => Location::S3(Box::new(location.join(namespace))),
+            Location::Sftp(location) => Location::Sftp(Box::new(location.join(namespace))),
+        }
+    }
+
+    /// Whether nothing is above this place: the root of a file system, or a whole bucket.
+    pub fn is_root(&self) -> bool {
+        match self {
+            Location::Folder(path) => path
+                .canonicalize()
+                .is_ok_and(|folder| folder.parent().is_none()),
+            Location::S3(location) => location.is_root(),
+            Location::Sftp(location) => location.is_root(),
+        }
+    }
+
+    /// Whether any server is taken for the right one, because `skip-verify` says so: a person
+    /// should be warned.
+    pub fn is_unverified(&self) -> bool {
+        match self {
+            Location::Folder(_) => false,
+            Location::S3(location) => location.skip_verify == Some(true),
+            Location::Sftp(location) => location.skip_verify == Some(true),
         }
     }
 
     /// Why there is no replica here, where a look at the place tells.
     ///
     /// A store answers an empty listing for a replica that was never written, as it must. This is
-    /// for the person who mistyped its name.
+    /// for the person who mistyped its name. Nobody but a local file system is asked.
     pub fn missing(&self) -> Option<Missing> {
         match self {
             Location::Folder(path) => missing_folder(path),
+            Location::S3(_) | Location::Sftp(_) => None,
         }
     }
 }
 
 /// Schemes that Litestream opens and this build does not.
-const LITESTREAM_SCHEMES: [&str; 8] = [
-    "s3", "sftp", "gs", "abs", "webdav", "webdavs", "nats", "oss",
-];
+const LITESTREAM_SCHEMES: [&str; 6] = ["gs", "abs", "webdav", "webdavs", "nats", "oss"];
 
 /// A URL, or else the path of a folder.
 impl FromStr for Location {
@@ -111,8 +195,13 @@ impl FromStr for Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
-        if text.starts_with("file:") {
-            return Err(LocationError::NoSlashes);
+        for scheme in ["file", "s3", "sftp"] {
+            let begins = text
+                .strip_prefix(scheme)
+                .is_some_and(|rest| rest.starts_with(':'));
+            if begins {
+                return Err(LocationError::NoSlashes(scheme));
+            }
         }
         Ok(Location::Folder(PathBuf::from(text)))
     }
@@ -125,59 +214,119 @@ impl fmt::Display for Location {
         match self {
             Location::Folder(path) if path.is_absolute() => {
                 f.write_str("file://")?;
-                write_encoded(f, path.as_os_str().as_bytes())
+                url::write_encoded(f, path.as_os_str().as_bytes(), IN_PATH)
             }
             Location::Folder(path) => path.display().fmt(f),
+            Location::S3(location) => location.fmt(f),
+            Location::Sftp(location) => location.fmt(f),
         }
     }
 }
 
-/// A text that names no place this build can open. Shows of a URL its scheme, host and the names
-/// of its parameters at most, because the rest may be secret.
+/// A text that names no place. Shows of a URL its scheme, host and the names of its parameters at
+/// most, because the rest may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocationError {
     /// Nothing at all.
-    #[error("the replica's URL is empty: write file:///path/to/replica, or the path of a folder")]
+    #[error("the replica's URL is empty: write {FORMS}")]
     Empty,
     /// A path where a URL has to be.
-    #[error("the replica's URL has no scheme: write file:///path/to/replica")]
+    #[error("the replica's URL has no scheme: write {FORMS}")]
     NoScheme,
     /// A scheme that nobody knows.
-    #[error(
-        "unknown scheme {0}://: this build opens file:///path/to/replica, or the path of a folder"
-    )]
+    #[error("unknown scheme {0}://: write {FORMS}, or the path of a folder")]
     UnknownScheme(String),
-    /// A scheme that Litestream opens and this build does not.
-    #[error(
-        "this build has no client for {0}://: it opens file:///path/to/replica, or the path of a \
-         folder"
-    )]
+    /// A scheme that Litestream opens and this library does not.
+    #[error("there is no client for {0}:// yet: write {FORMS}, or the path of a folder")]
     NoClient(String),
-    /// `file:path` without the slashes.
-    #[error("a file URL has three slashes, as in file:///path/to/replica")]
-    NoSlashes,
+    /// A scheme and a colon, without the slashes.
+    #[error("{}", match *.0 {
+        "file" => "a file URL has three slashes, as in file:///path/to/replica",
+        "s3" => "an s3 URL has two slashes, as in s3://bucket/prefix",
+        _ => "an sftp URL has two slashes, as in sftp://user@host/path",
+    })]
+    NoSlashes(&'static str),
     /// `file://name/…`, which names a host and not a folder.
     #[error(
         "a file URL with the host {0:?}: write file:///path/to/replica for an absolute path, or \
          a relative path without file://"
     )]
     Host(String),
-    /// Query parameters, by name.
-    #[error("unknown parameters of a file URL: {}", .0.join(", "))]
-    Parameters(Vec<String>),
+    /// Parameters behind the `?` that nobody knows.
+    #[error("unknown parameters of a URL with {scheme}://: {}{}", .unknown.join(", "), Known(.known))]
+    Parameters {
+        /// The scheme.
+        scheme: &'static str,
+        /// Their names.
+        unknown: Vec<String>,
+        /// The names that there are.
+        known: Vec<&'static str>,
+    },
+    /// A parameter that is given more than once, in one spelling or in two.
+    #[error("the URL's parameter {0} is given more than once")]
+    Repeated(&'static str),
+    /// A parameter whose value is not of its form.
+    #[error("the value of {name} is not what it should be: {form}")]
+    Value {
+        /// The parameter's name.
+        name: &'static str,
+        /// What its values are.
+        form: &'static str,
+    },
     /// A `#`.
-    #[error("a file URL has no fragment: write %23 for a # in the path")]
-    Fragment,
-    /// A `%` that is not followed by two hex digits, or by those of a zero byte.
-    #[error("a malformed % in a file URL: write %25 for a percent sign")]
-    Encoding,
+    #[error("a URL with {0}:// has no fragment: write %23 for a #")]
+    Fragment(&'static str),
+    /// A `%` that is not followed by two hex digits, or by those of a zero byte or of no text.
+    #[error("a malformed % in a URL with {0}://: write %25 for a percent sign")]
+    Encoding(&'static str),
+    /// An s3 URL whose host is not the name of a bucket, or names none.
+    #[error(
+        "the host of the s3 URL names no bucket: write s3://bucket/prefix, and another provider \
+         behind it as ?endpoint=host"
+    )]
+    Bucket,
+    /// The ARN of an access point.
+    #[error(
+        "the ARN of an access point can't be opened: write its alias, which ends in -s3alias, as \
+         the bucket"
+    )]
+    AccessPoint,
+    /// An s3 URL with something before an `@`.
+    #[error(
+        "an s3 URL has no user and no password: put the keys into $AWS_ACCESS_KEY_ID and \
+         $AWS_SECRET_ACCESS_KEY"
+    )]
+    S3User,
+    /// An sftp URL whose host is none.
+    #[error("the host of the sftp URL is none: write sftp://user@host:port/path")]
+    SftpHost,
+    /// An sftp URL without a user.
+    #[error("the sftp URL names no user: write sftp://user@host/path")]
+    NoUser,
+    /// An sftp URL without a path.
+    #[error("the sftp URL names no folder: write sftp://user@host/path")]
+    NoPath,
+}
+
+const FORMS: &str = "s3://bucket/prefix, sftp://user@host/path or file:///path/to/replica";
+
+/// The parameters that there are, behind those that there are not.
+struct Known<'a>(&'a [&'static str]);
+
+impl fmt::Display for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str(" (it has none)"),
+            names => write!(f, " (there are {})", names.join(", ")),
+        }
+    }
 }
 
 impl LocationError {
-    /// The error for a scheme that this build has no client for.
+    /// The error for a scheme that there is no client for.
     pub(crate) fn no_client(scheme: &str) -> LocationError {
-        let scheme = shown(scheme).to_ascii_lowercase();
+        let scheme = url::shown(scheme).to_ascii_lowercase();
         if LITESTREAM_SCHEMES.contains(&scheme.as_str()) {
             LocationError::NoClient(scheme)
         } else {
@@ -201,74 +350,17 @@ pub enum Missing {
     Ltx,
 }
 
-/// The scheme of a URL and what follows `://`.
-fn split_scheme(text: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = text.split_once("://")?;
-    let well_formed = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c));
-    well_formed.then_some((scheme, rest))
-}
-
 /// The folder of a file URL, from what follows its `file://`.
 fn folder(rest: &str) -> Result<Location, LocationError> {
-    if rest.contains('#') {
-        return Err(LocationError::Fragment);
+    let parts = Parts::of("file", rest)?;
+    parts.parameters()?.finish()?;
+    if !parts.host.is_empty() && !parts.host.eq_ignore_ascii_case("localhost") {
+        return Err(LocationError::Host(url::shown(parts.host)));
     }
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    if !query.is_empty() {
-        let names = query
-            .split('&')
-            .map(|pair| pair.split('=').next().unwrap_or_default());
-        return Err(LocationError::Parameters(names.map(shown).collect()));
-    }
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    if !host.is_empty() && !host.eq_ignore_ascii_case("localhost") {
-        let host = host.rsplit('@').next().unwrap_or_default();
-        return Err(LocationError::Host(shown(host)));
-    }
-    if path.is_empty() {
+    if parts.path.is_empty() {
         return Err(LocationError::Empty);
     }
-    let path = decode(path).ok_or(LocationError::Encoding)?;
-    Ok(Location::Folder(path.into()))
-}
-
-/// As much of a part of a URL as a message needs, in characters that a terminal survives.
-fn shown(part: &str) -> String {
-    part.chars().filter(|c| !c.is_control()).take(60).collect()
-}
-
-fn decode(path: &str) -> Option<OsString> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        let byte = match byte {
-            b'%' => {
-                let high = char::from(bytes.next()?).to_digit(16)?;
-                let low = char::from(bytes.next()?).to_digit(16)?;
-                u8::try_from(high << 4 | low).ok()?
-            }
-            byte => byte,
-        };
-        if byte == 0 {
-            return None;
-        }
-        decoded.push(byte);
-    }
-    Some(OsString::from_vec(decoded))
-}
-
-fn write_encoded(f: &mut fmt::Formatter<'_>, path: &[u8]) -> fmt::Result {
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte) {
-            f.write_char(char::from(byte))?;
-        } else {
-            write!(f, "%{byte:02X}")?;
-        }
-    }
-    Ok(())
+    Ok(Location::Folder(parts.path()?.into()))
 }
 
 /// What can't be looked at is not called missing: the client's own error says more.
@@ -329,19 +421,19 @@ mod tests {
     fn an_unknown_scheme_is_told_with_the_known_ones() {
         check_refused(
             "ftp://host/path",
-            "unknown scheme ftp://: this build opens file:///path/to/replica, or the path of a \
-             folder",
+            "unknown scheme ftp://: write s3://bucket/prefix, sftp://user@host/path or \
+             file:///path/to/replica, or the path of a folder",
         );
     }
 
     #[test]
     fn a_scheme_of_litestreams_without_a_client_is_told_as_such() {
-        for scheme in ["s3", "sftp"] {
+        for scheme in ["gs", "webdavs"] {
             check_refused(
                 &format!("{scheme}://bucket/path"),
                 &format!(
-                    "this build has no client for {scheme}://: it opens file:///path/to/replica, \
-                     or the path of a folder"
+                    "there is no client for {scheme}:// yet: write s3://bucket/prefix, \
+                     sftp://user@host/path or file:///path/to/replica, or the path of a folder"
                 ),
             );
         }
@@ -360,7 +452,7 @@ mod tests {
         );
         check_refused(
             "file:///a#b",
-            "a file URL has no fragment: write %23 for a # in the path",
+            "a URL with file:// has no fragment: write %23 for a #",
         );
         for text in [
             "file:///a%",
@@ -371,7 +463,7 @@ mod tests {
         ] {
             check_refused(
                 text,
-                "a malformed % in a file URL: write %25 for a percent sign",
+                "a malformed % in a URL with file://: write %25 for a percent sign",
             );
         }
     }
@@ -380,7 +472,7 @@ mod tests {
     fn unknown_parameters_are_named() {
         check_refused(
             "file:///a?endpoint=x&region",
-            "unknown parameters of a file URL: endpoint, region",
+            "unknown parameters of a URL with file://: endpoint, region (it has none)",
         );
     }
 
@@ -389,8 +481,8 @@ mod tests {
         for text in ["", "file://", "file://localhost"] {
             check_refused(
                 text,
-                "the replica's URL is empty: write file:///path/to/replica, or the path of a \
-                 folder",
+                "the replica's URL is empty: write s3://bucket/prefix, sftp://user@host/path or \
+                 file:///path/to/replica",
             );
         }
         assert_eq!(Location::from_url("/var"), Err(LocationError::NoScheme));
@@ -399,7 +491,20 @@ mod tests {
     #[test]
     fn no_secret_of_a_url_is_shown() {
         for text in [
-            "s3://hush:hush@bucket/hush?secret-access-key=hush",
+            "s3://hush:hush@bucket/path",
+            "s3://bucket/path?secret-access-key=hush",
+            "s3://bucket/path?region=hush&region=hush",
+            "s3://bucket/path?endpoint=https://hush:hush@host",
+            "s3://bucket/path?to/hush@host/path",
+            "s3://bucket/path?part-size=hush",
+            "s3://bucket/hush%",
+            "sftp://hush:hush@ho st/path",
+            "sftp://hush:hush@host/hush#hush",
+            "sftp://hush:hush@host",
+            "sftp://hush:hush%@host/path",
+            "sftp://:hush@host/path",
+            "sftp://hush:hush@host/path?password=hush",
+            "gs://hush:hush@bucket/hush?key=hush",
             "ftp://hush:hush@host/hush?token=hush#hush",
             "file://hush:hush@host/hush",
             "file:///path?token=hush",
@@ -410,6 +515,19 @@ mod tests {
 
             assert!(!error.to_string().contains("hush"), "{error}");
             assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn no_secret_of_a_place_is_shown() {
+        for text in [
+            "s3://bucket/path?sse-customer-key=hush",
+            "sftp://me:hush@host/path",
+        ] {
+            let location: Location = text.parse().expect(text);
+
+            assert!(!location.to_string().contains("hush"), "{location}");
+            assert!(!format!("{location:#?}").contains("hush"), "{location:#?}");
         }
     }
 
@@ -444,8 +562,28 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_place_or_an_error(text in "(file://)?.{0,40}") {
+        fn any_text_is_a_place_that_is_read_back_or_an_error(
+            text in "(file|s3|sftp)://(me(:[a-z%0-9]{0,4})?@)?([a-z.]{0,12}|\\[::1\\])(:[0-9]{0,5})?(/.{0,20})?(\\?.{0,30})?"
+        ) {
+            if let Ok(location) = text.parse::<Location>() {
+                let shown = location.to_string();
+                let again: Location = shown.parse().expect(&shown);
+                prop_assert_eq!(again.to_string(), shown);
+            }
+        }
+
+        #[test]
+        fn any_text_at_all_is_a_place_or_an_error(text in "((file|s3|sftp)://)?.{0,40}") {
             let _ = text.parse::<Location>();
+        }
+
+        #[test]
+        fn no_secret_is_shown_wherever_it_stands(
+            text in "(file|s3|sftp)://(HUSH:HUSH@)?b(/HUSH)?(#HUSH)?(\\?(region|endpoint|part-size|skip-verify|host-key|sse-customer-key)=[^&]?HUSH(&token=HUSH)?)?(#HUSH)?"
+        ) {
+            if let Err(error) = text.parse::<Location>() {
+                prop_assert!(!format!("{error} {error:?}").contains("HUSH"), "{}", error);
+            }
         }
     }
 }

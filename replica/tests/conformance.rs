@@ -8,7 +8,7 @@ async fn open(namespace: String) -> Arc<dyn ReplicaClient> {
     let root: Location = concat!("file://", env!("CARGO_TARGET_TMPDIR"), "/opened")
         .parse()
         .expect("the URL of a folder");
-    root.join(&namespace).open()
+    root.join(&namespace).open().expect("a folder opens")
 }
 
 conformance::conformance!(open);

@@ -3,12 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::future::ready;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use conformance::{CaseReport, KnownFailures, Options, Report, Verdict};
+use conformance::{CaseReport, KnownFailures, Options, Pace, Report, Verdict};
 use replica::Location;
 use replica_mock::MockStore;
 use serde_json::json;
@@ -16,11 +15,13 @@ use serde_json::json;
 use crate::leftovers::Leftovers;
 use crate::output::{self, Table};
 use crate::status::{Failure, Status, with_exit_statuses};
+use crate::workplace::workplace;
 
 const EXAMPLES: &str = "\
 Examples:
   replica conformance                              memory and a temporary folder
   replica conformance /mnt/nas/backups             a real folder
+  replica conformance s3://bucket/prefix           a real bucket
   replica conformance -filter range:: -json /mnt/nas/backups
   replica conformance -filter K11                  what holds one promise
   replica conformance -list                        the cases";
@@ -36,7 +37,8 @@ Examples:
     after_long_help = with_exit_statuses(EXAMPLES),
 )]
 pub(crate) struct ConformanceArgs {
-    /// Where the store is: an existing folder or its URL, below which the suite may write
+    /// Where the store is: an existing folder, or a URL such as s3://bucket/prefix or
+    /// sftp://user@host/path, below which the suite may write
     #[arg(value_name = "REPLICA")]
     place: Option<OsString>,
 
@@ -105,7 +107,7 @@ impl ConformanceArgs {
                 reports.push(("folder", self.prove(&options, &folder, leftovers).await?));
             }
             Some(place) => {
-                let location = self.location(place)?;
+                let location = workplace(place).await?;
                 reports.push(("store", self.prove(&options, &location, leftovers).await?));
             }
         }
@@ -145,6 +147,7 @@ impl ConformanceArgs {
                         "id": case.id,
                         "catalogue": case.catalogue,
                         "promises": case.promises,
+                        "slow": case.pace == Pace::Slow,
                     })
                 })
                 .collect();
@@ -160,32 +163,23 @@ impl ConformanceArgs {
                 ]);
             }
             table.write(&mut out)?;
+            let with_slow = Options {
+                slow: true,
+                ..options.clone()
+            };
+            match with_slow.cases().count() - cases.len() {
+                0 => {}
+                slow => writeln!(
+                    out,
+                    "\n{} more with -slow",
+                    output::count(slow, "slow case")
+                )?,
+            }
         }
         out.flush()?;
         match cases.is_empty() {
             true => Err(Failure::new(Status::Nothing, "the filter chooses no case")),
             false => Ok(Status::Done),
-        }
-    }
-
-    /// The place that `text` names: an existing folder, and not the root of everything.
-    fn location(&self, text: &OsString) -> Result<Location, Failure> {
-        let usage = |message: String| Err(Failure::new(Status::Usage, message));
-        let location = match text.to_str() {
-            Some(text) => text
-                .parse()
-                .map_err(|error| Failure::of(Status::Usage, &error))?,
-            None => Location::Folder(text.into()),
-        };
-        match &location {
-            Location::Folder(folder) if !folder.is_dir() => usage(format!(
-                "could not open {location}: it is not an existing folder"
-            )),
-            Location::Folder(folder) if is_root(folder) => usage(format!(
-                "{location} is the root of the file system: give a folder below it, because the \
-                 suite deletes what it wrote"
-            )),
-            _ => Ok(location),
         }
     }
 
@@ -205,10 +199,7 @@ impl ConformanceArgs {
         leftovers: &mut Leftovers,
     ) -> Result<Report, Failure> {
         self.heading(&location.to_string())?;
-        let (namespace, folder) = make_namespace(location)?;
-        if !self.keep {
-            leftovers.add(folder);
-        }
+        let namespace = leftovers.namespace(location, "conformance", self.keep)?;
         let options = Options {
             scheme: Some(location.scheme().to_owned()),
             namespace: Some(namespace.clone()),
@@ -294,23 +285,4 @@ fn verdict(verdicts: &[Verdict]) -> Status {
     } else {
         Status::Done
     }
-}
-
-fn is_root(folder: &Path) -> bool {
-    folder
-        .canonicalize()
-        .is_ok_and(|folder| folder.parent().is_none())
-}
-
-/// Makes a folder of a fresh random name below `location`.
-fn make_namespace(location: &Location) -> Result<(String, PathBuf), Failure> {
-    let could_not_open = || Failure::new(Status::Usage, format!("could not open {location}"));
-    let random = RandomState::new().hash_one(std::process::id());
-    let name = format!("conformance-{random:x}");
-    let Location::Folder(folder) = location.join(&name) else {
-        return Err(could_not_open());
-    };
-    // Fails where the name is taken.
-    fs::create_dir(&folder).map_err(|error| could_not_open().because_of(Some(&error)))?;
-    Ok((name, folder))
 }

@@ -91,7 +91,7 @@ impl ListArgs {
         if let Some(failure) = source.missing() {
             return Err(failure);
         }
-        let client = source.location.open();
+        let client = source.open()?;
         let mut out = output::stdout();
         if self.json {
             write_json(&mut out, &client, self.level.0).await?;

@@ -32,6 +32,13 @@ impl ManArgs {
             out.flush()?;
             return Ok(Status::Done);
         };
+        if !folder.is_dir() {
+            let message = format!(
+                "can't write to {}: it is not an existing folder",
+                folder.display()
+            );
+            return Err(Failure::new(Status::Usage, message));
+        }
         let mut commands = vec![command];
         while let Some(command) = commands.pop() {
             commands.extend(command.get_subcommands().cloned());

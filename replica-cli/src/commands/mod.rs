@@ -16,6 +16,7 @@ use crate::status::{Failure, Status, with_exit_statuses};
 const EXAMPLES: &str = "\
 Examples:
   replica restore -o app.db file:///backups/app   bring a database back
+  replica restore -o app.db s3://bucket/app       the same from a bucket
   replica ltx -level all /backups/app             list its replica's files
   replica conformance                             prove the built-in stores
 
@@ -24,8 +25,9 @@ Examples:
 /// SQLite replicas: restore databases from them, look into them, and prove the stores they are
 /// kept in
 ///
-/// Reads and writes Litestream 0.5's files. Its names of commands, flags and URLs work here,
-/// single-dash long flags included.
+/// A replica is kept in a folder, a bucket of S3 or on an SFTP server, in the files of Litestream
+/// 0.5. Of Litestream's commands, `restore` and `ltx` are here, with its flags (single-dash long
+/// ones too) and its URLs (file, s3, sftp); the others are not there yet.
 #[derive(Debug, Parser)]
 #[command(
     name = "replica",

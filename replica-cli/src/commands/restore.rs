@@ -133,7 +133,7 @@ impl RestoreArgs {
     }
 
     async fn restore_or_plan(&self, source: &Source, output: &Path) -> Result<Status, Failure> {
-        let client = source.location.open();
+        let client = source.open()?;
         if self.dry_run {
             let plan = replica::plan(&client, self.target())
                 .await

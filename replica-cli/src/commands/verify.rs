@@ -75,9 +75,10 @@ impl VerifyArgs {
     }
 
     async fn verify_replica(&self, source: &Source) -> Result<Status, Failure> {
+        let client = source.open()?;
         let bar = CheckBar::new(!self.json);
         let mut unwritten = None;
-        let checked = replica::check(source.location.open(), |step| match step {
+        let checked = replica::check(client, |step| match step {
             CheckProgress::Found(finding) if !self.json => {
                 let line = bar.suspend(|| writeln!(io::stdout(), "{finding}"));
                 unwritten = unwritten.take().or(line.err());

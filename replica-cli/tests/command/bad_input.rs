@@ -39,22 +39,22 @@ fn an_unknown_scheme_is_told_with_the_known_ones() {
 
         assert_eq!(
             ran.stderr,
-            "error: unknown scheme ftp://: this build opens file:///path/to/replica, or the path \
-             of a folder\n"
+            "error: unknown scheme ftp://: write s3://bucket/prefix, sftp://user@host/path or \
+             file:///path/to/replica, or the path of a folder\n"
         );
     }
 }
 
 #[test]
 fn a_scheme_without_a_client_is_told_as_such() {
-    for scheme in ["s3", "sftp"] {
+    for scheme in ["gs", "webdavs"] {
         check(
             &format!("{scheme}://me:hush@bucket/path?secret=hush"),
             &[],
             2,
             &format!(
-                "this build has no client for {scheme}://: it opens file:///path/to/replica, or \
-                 the path of a folder"
+                "there is no client for {scheme}:// yet: write s3://bucket/prefix, \
+                 sftp://user@host/path or file:///path/to/replica, or the path of a folder"
             ),
         );
     }

@@ -8,7 +8,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use crate::{Location, LocationError};
+use crate::location::{Parameters, Secret};
+use crate::{Location, LocationError, S3Location, SftpLocation};
 
 /// Which database is replicated where: the `dbs` of a Litestream configuration file.
 ///
@@ -26,6 +27,8 @@ use crate::{Location, LocationError};
 pub struct Config {
     path: PathBuf,
     databases: Vec<yaml::Database>,
+    /// What holds for every replica that says nothing else.
+    defaults: yaml::Replica,
 }
 
 /// Whether `$NAME` and `${NAME}` in a configuration stand for environment variables.
@@ -62,9 +65,10 @@ impl Config {
             Expand::Nothing => text,
         };
         match yaml::parse(expanded) {
-            Ok(document) => Ok(Config {
+            Ok((databases, defaults)) => Ok(Config {
                 path,
-                databases: document.dbs.unwrap_or_default(),
+                databases,
+                defaults,
             }),
             Err(position) => Err(ConfigError::new(path, Fault::Yaml(position))),
         }
@@ -83,7 +87,7 @@ impl Config {
                     .is_some_and(|path| absolute(path) == wanted)
             })
             .ok_or(Fault::NoSuchDatabase)
-            .and_then(replica)
+            .and_then(|database| replica(database, &self.defaults))
             .map_err(|fault| ConfigError {
                 database: Some(wanted),
                 ..ConfigError::new(self.path.clone(), fault)
@@ -107,7 +111,8 @@ enum Fault {
     NoReplica,
     SeveralReplicas,
     NoPath,
-    UrlAndPath,
+    Missing(&'static str),
+    UrlAnd(&'static str),
     Location(LocationError),
 }
 
@@ -161,7 +166,10 @@ impl fmt::Display for Fault {
             Fault::NoReplica => "the database has no replica",
             Fault::SeveralReplicas => "the database has several replicas: leave one",
             Fault::NoPath => "the replica has neither a url nor a path",
-            Fault::UrlAndPath => "the replica has both a url and a path: leave one",
+            Fault::Missing(what) => return write!(f, "the replica has neither a url nor a {what}"),
+            Fault::UrlAnd(what) => {
+                return write!(f, "the replica has both a url and a {what}: leave one");
+            }
             Fault::Location(_) => "the replica can't be opened",
         };
         f.write_str(fault)
@@ -200,27 +208,89 @@ fn environment(name: &str) -> String {
 }
 
 /// The scheme of a `url` decides; without one the `type` does, and without that it is a file.
-fn replica(database: &yaml::Database) -> Result<Location, Fault> {
+fn replica(database: &yaml::Database, defaults: &yaml::Replica) -> Result<Location, Fault> {
     let replica = match (&database.replica, database.replicas.as_deref()) {
         (Some(replica), None | Some([])) | (None, Some([replica])) => replica,
         (None, None | Some([])) => return Err(Fault::NoReplica),
         _ => return Err(Fault::SeveralReplicas),
     };
-    let (url, path) = (filled(&replica.url), filled(&replica.path));
-    if let Some(url) = url {
-        let location = Location::from_url(url).map_err(Fault::Location)?;
-        return match path {
-            None => Ok(location),
-            Some(_) => Err(Fault::UrlAndPath),
-        };
+    let replica = replica.clone().or(defaults);
+    let url = filled(&replica.url);
+    if url.is_some() && filled(&replica.path).is_some() {
+        return Err(Fault::UrlAnd("path"));
     }
-    match filled(&replica.kind) {
-        None | Some("file") => {
-            let path = path.ok_or(Fault::NoPath)?;
-            Ok(Location::Folder(absolute(path)))
+    let named = match url {
+        Some(url) => Location::from_url(url).map_err(Fault::Location)?,
+        None => match filled(&replica.kind) {
+            None | Some("file") => {
+                let path = filled(&replica.path).ok_or(Fault::NoPath)?;
+                Location::Folder(absolute(path))
+            }
+            Some("s3") => Location::S3(Box::new(bucket(&replica)?)),
+            Some("sftp") => Location::Sftp(Box::new(server(&replica)?)),
+            Some(kind) => return Err(Fault::Location(LocationError::no_client(kind))),
+        },
+    };
+    match named {
+        Location::S3(location) => configured_s3(*location, &replica),
+        Location::Sftp(location) => configured_sftp(*location, &replica),
+        folder @ Location::Folder(_) => Ok(folder),
+    }
+}
+
+fn bucket(replica: &yaml::Replica) -> Result<S3Location, Fault> {
+    let bucket = filled(&replica.bucket).ok_or(Fault::Missing("bucket"))?;
+    let path = filled(&replica.path).unwrap_or_default();
+    S3Location::of_bucket(bucket, path).map_err(Fault::Location)
+}
+
+fn server(replica: &yaml::Replica) -> Result<SftpLocation, Fault> {
+    let host = filled(&replica.host).ok_or(Fault::Missing("host"))?;
+    let user = filled(&replica.user).ok_or(Fault::Missing("user"))?;
+    let path = filled(&replica.path).ok_or(Fault::NoPath)?;
+    SftpLocation::of_host(host, user, path).map_err(Fault::Location)
+}
+
+/// The settings of a configuration are taken over those of a URL.
+fn configured_s3(mut location: S3Location, replica: &yaml::Replica) -> Result<Location, Fault> {
+    if filled(&replica.url).is_some() && filled(&replica.bucket).is_some() {
+        return Err(Fault::UrlAnd("bucket"));
+    }
+    let mut settings = replica.settings();
+    for (_, text) in settings.iter_mut().filter(|(name, _)| name == "endpoint") {
+        // In a URL Litestream takes a host nearby for one without TLS, and here it does not.
+        if !text.is_empty() && !text.contains("://") {
+            text.insert_str(0, "https://");
         }
-        Some(kind) => Err(Fault::Location(LocationError::no_client(kind))),
     }
+    location
+        .configure(&mut Parameters::new("s3", settings))
+        .map_err(Fault::Location)?;
+    let secret = |text: &Option<String>| filled(text).map(Secret::new);
+    location.access_key_id = secret(&replica.access_key_id);
+    location.secret_access_key = secret(&replica.secret_access_key);
+    location.sse_customer_key_path = filled(&replica.sse_customer_key_path).map(absolute);
+    Ok(Location::S3(Box::new(location)))
+}
+
+fn configured_sftp(mut location: SftpLocation, replica: &yaml::Replica) -> Result<Location, Fault> {
+    if filled(&replica.url).is_some() && filled(&replica.host).is_some() {
+        return Err(Fault::UrlAnd("host"));
+    }
+    let mut settings = replica.settings();
+    // It speaks of TLS, and may have been set for all replicas.
+    settings.retain(|(name, _)| name != "skip-verify");
+    location
+        .configure(&mut Parameters::new("sftp", settings))
+        .map_err(Fault::Location)?;
+    if let Some(user) = filled(&replica.user) {
+        location.user = user.to_owned();
+    }
+    location.key_path = location.key_path.map(absolute);
+    location.password = filled(&replica.password)
+        .map(Secret::new)
+        .or(location.password);
+    Ok(Location::Sftp(Box::new(location)))
 }
 
 fn filled(text: &Option<String>) -> Option<&str> {
@@ -300,6 +370,94 @@ mod tests {
         );
     }
 
+    /// The place of database `/db`, with `globals` above the databases.
+    #[track_caller]
+    fn place(globals: &str, replica: &str) -> Location {
+        let config = config(&format!("{globals}\ndbs:\n  - path: /db\n    {replica}\n"));
+        config.replica_of("/db").expect(replica)
+    }
+
+    #[test]
+    fn a_bucket_is_given_by_a_url_or_by_fields() {
+        let fields = "replica: {type: s3, bucket: b, path: /a//b/, endpoint: minio.example.com, \
+                      region: eu, force-path-style: true, skip-verify: yes, sign-payload: false, \
+                      require-content-md5: true, part-size: 8MiB, concurrency: 3, \
+                      storage-class: GLACIER, sse-kms-key-id: 7}";
+        let url = "s3://b/a/b?endpoint=https://minio.example.com&region=eu&force-path-style=true\
+                   &skip-verify=true&part-size=8388608&concurrency=3&storage-class=GLACIER\
+                   &sse-kms-key-id=7";
+
+        assert_eq!(place("", fields).to_string(), url);
+        assert_eq!(
+            place("", &format!("replica: {{url: '{url}'}}")).to_string(),
+            url
+        );
+        assert_eq!(
+            place("", "replicas: [{type: s3, bucket: b, part-size: 8388608}]").to_string(),
+            "s3://b?part-size=8388608"
+        );
+    }
+
+    #[test]
+    fn fields_are_taken_over_a_url_and_a_replicas_own_over_those_of_all() {
+        let globals = "access-key-id: AKIA\nsecret-access-key: 0123\nregion: global\n\
+                       storage-class: GLACIER\nendpoint: localhost:9000";
+        let replica = "replica: {url: 's3://b/p?region=url&concurrency=2', region: own, \
+                       access-key-id: '', sse-customer-key-path: /a/../key}";
+
+        let place = place(globals, replica);
+
+        assert_eq!(
+            place.to_string(),
+            "s3://b/p?endpoint=https://localhost:9000&region=own&concurrency=2\
+             &storage-class=GLACIER"
+        );
+        let Location::S3(location) = place else {
+            panic!("{place}")
+        };
+        assert_eq!(location.access_key_id, Some(Secret::new("AKIA")));
+        assert_eq!(location.secret_access_key, Some(Secret::new("0123")));
+        assert_eq!(location.sse_customer_key_path, Some("/key".into()));
+    }
+
+    #[test]
+    fn a_server_is_given_by_a_url_or_by_fields() {
+        let key = "host-key: ssh-ed25519 AAAA+B= comment";
+        let fields = format!(
+            "replica: {{type: sftp, host: 'h:22', user: me, password: 0123, path: /a, \
+             key-path: /x/../id, {key}, concurrent-writes: false}}"
+        );
+        let shown = "sftp://me@h:22/a?key-path=/id&host-key=ssh-ed25519%20AAAA%2BB%3D%20comment";
+
+        let place_of_fields = place("skip-verify: true", &fields);
+        let place_of_url = place(
+            "user: you",
+            &format!("replica: {{url: 'sftp://me:p%20w@h:22/a', key-path: /id, {key}, user: me}}"),
+        );
+
+        assert_eq!(place_of_fields.to_string(), shown);
+        assert_eq!(place_of_url.to_string(), shown);
+        for (place, password) in [(place_of_fields, "0123"), (place_of_url, "p w")] {
+            let Location::Sftp(location) = place else {
+                panic!("{place}")
+            };
+            assert_eq!(location.password, Some(Secret::new(password)));
+            assert_eq!(location.skip_verify, None);
+        }
+    }
+
+    #[test]
+    fn no_secret_of_a_configuration_is_shown() {
+        let config = config(
+            "secret-access-key: hush\ndbs: [{path: /db, replica: {url: 'sftp://me:hush@h/a', \
+             password: hush}}]",
+        );
+
+        assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        let place = config.replica_of("/db").unwrap();
+        assert!(!format!("{place} {place:?}").contains("hush"), "{place:?}");
+    }
+
     #[test]
     fn the_home_folder_is_a_tilde() {
         let home = PathBuf::from(std::env::var_os("HOME").expect("the tests need $HOME"));
@@ -351,17 +509,47 @@ mod tests {
             (
                 "replica: {url: /a}",
                 "the replica can't be opened: the replica's URL has no scheme: write \
-                 file:///path/to/replica",
+                 s3://bucket/prefix, sftp://user@host/path or file:///path/to/replica",
             ),
             (
-                "replica: {type: s3, bucket: b, path: p}",
-                "the replica can't be opened: this build has no client for s3://: it opens \
-                 file:///path/to/replica, or the path of a folder",
+                "replica: {type: gs, bucket: b, path: p}",
+                "the replica can't be opened: there is no client for gs:// yet: write \
+                 s3://bucket/prefix, sftp://user@host/path or file:///path/to/replica, or the \
+                 path of a folder",
             ),
             (
                 "replica: {type: zork, path: p}",
-                "the replica can't be opened: unknown scheme zork://: this build opens \
-                 file:///path/to/replica, or the path of a folder",
+                "the replica can't be opened: unknown scheme zork://: write s3://bucket/prefix, \
+                 sftp://user@host/path or file:///path/to/replica, or the path of a folder",
+            ),
+            (
+                "replica: {type: s3, path: p}",
+                "the replica has neither a url nor a bucket",
+            ),
+            (
+                "replica: {url: 's3://b/p', bucket: b}",
+                "the replica has both a url and a bucket: leave one",
+            ),
+            (
+                "replica: {type: s3, bucket: b, part-size: hush}",
+                "the replica can't be opened: the value of part-size is not what it should be: a \
+                 number of bytes, such as 8388608 or 8MiB",
+            ),
+            (
+                "replica: {type: sftp, user: me, path: /a}",
+                "the replica has neither a url nor a host",
+            ),
+            (
+                "replica: {type: sftp, host: h, path: /a}",
+                "the replica has neither a url nor a user",
+            ),
+            (
+                "replica: {type: sftp, host: h, user: me}",
+                "the replica has neither a url nor a path",
+            ),
+            (
+                "replica: {url: 'sftp://me@h/a', host: h}",
+                "the replica has both a url and a host: leave one",
             ),
         ] {
             assert_eq!(refusal(replica), format!("replica.yml: /db: {message}"));

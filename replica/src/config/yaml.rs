@@ -1,9 +1,12 @@
 //! The YAML of a configuration: the only module that knows the library.
 //!
-//! What a restore does not need is not named here and is passed over, as Litestream passes over
-//! keys that it does not know.
+//! What finding a replica does not need is not named here and is passed over, as Litestream passes
+//! over keys that it does not know.
+
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// A place in a text: line and column, both from 1.
 pub(super) struct Position {
@@ -11,7 +14,7 @@ pub(super) struct Position {
     pub(super) column: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Document {
     pub(super) dbs: Option<Vec<Database>>,
 }
@@ -23,22 +26,88 @@ pub(super) struct Database {
     pub(super) replicas: Option<Vec<Replica>>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Replica {
-    #[serde(rename = "type")]
-    pub(super) kind: Option<String>,
-    pub(super) url: Option<String>,
-    pub(super) path: Option<String>,
+/// Declares what a replica is given, each by its name in the file. `Debug` shows none of it.
+macro_rules! replica {
+    ($($field:ident: $name:literal,)+) => {
+        /// A replica: where it is, and how to get there.
+        #[derive(Clone, Default, Deserialize)]
+        pub(super) struct Replica {
+            #[serde(rename = "type")]
+            pub(super) kind: Option<String>,
+            pub(super) url: Option<String>,
+            pub(super) path: Option<String>,
+            $(#[serde(rename = $name)] pub(super) $field: Option<String>,)+
+        }
+
+        impl Replica {
+            /// The same replica, with the settings of `defaults` that it has none of its own for.
+            /// They say nothing of where it is.
+            pub(super) fn or(mut self, defaults: &Replica) -> Replica {
+                $(
+                    if self.$field.as_deref().is_none_or(str::is_empty) {
+                        self.$field.clone_from(&defaults.$field);
+                    }
+                )+
+                self
+            }
+
+            /// Each setting by its name.
+            pub(super) fn settings(&self) -> Vec<(String, String)> {
+                let settings = [$(($name, &self.$field)),+];
+                settings
+                    .into_iter()
+                    .filter_map(|(name, text)| Some((name.to_owned(), text.clone()?)))
+                    .collect()
+            }
+        }
+    };
 }
 
-/// Reads a configuration. The library's own message quotes the text, secrets included, so only
-/// the place of an error is kept.
-pub(super) fn parse(text: &str) -> Result<Document, Option<Position>> {
-    let document: Option<Document> = serde_saphyr::from_str(text).map_err(|error| {
+replica! {
+    access_key_id: "access-key-id",
+    secret_access_key: "secret-access-key",
+    region: "region",
+    bucket: "bucket",
+    endpoint: "endpoint",
+    force_path_style: "force-path-style",
+    sign_payload: "sign-payload",
+    require_content_md5: "require-content-md5",
+    skip_verify: "skip-verify",
+    storage_class: "storage-class",
+    part_size: "part-size",
+    concurrency: "concurrency",
+    sse_customer_algorithm: "sse-customer-algorithm",
+    sse_customer_key: "sse-customer-key",
+    sse_customer_key_path: "sse-customer-key-path",
+    sse_kms_key_id: "sse-kms-key-id",
+    host: "host",
+    user: "user",
+    password: "password",
+    key_path: "key-path",
+    host_key: "host-key",
+    concurrent_writes: "concurrent-writes",
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").finish_non_exhaustive()
+    }
+}
+
+/// Reads a configuration: its databases, and what holds for every replica. The library's own
+/// message quotes the text, secrets included, so only the place of an error is kept.
+pub(super) fn parse(text: &str) -> Result<(Vec<Database>, Replica), Option<Position>> {
+    let document: Document = read(text)?;
+    let defaults = read(text)?;
+    Ok((document.dbs.unwrap_or_default(), defaults))
+}
+
+fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, Option<Position>> {
+    let read: Option<T> = serde_saphyr::from_str(text).map_err(|error| {
         error.location().map(|location| Position {
             line: location.line(),
             column: location.column(),
         })
     })?;
-    Ok(document.unwrap_or(Document { dbs: None }))
+    Ok(read.unwrap_or_default())
 }

@@ -1,0 +1,91 @@
+//! Opening a replica by what a person writes.
+
+#[cfg(feature = "s3")]
+mod environment;
+#[cfg(feature = "s3")]
+mod s3;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use replica_core::ReplicaClient;
+use replica_file::FileClient;
+
+use crate::{Location, LocationError};
+
+/// Opens the replica at `url`: `s3://bucket/prefix`, `sftp://user@host/path`,
+/// `file:///path/to/replica`, or the path of a folder. [`Location`] says more.
+///
+/// Costs no I/O to speak of: a place that does not exist shows itself at the first call, and
+/// [`Location::missing`] tells it beforehand.
+///
+/// # Errors
+///
+/// A URL that names no place, or one that this build has no client for. Never shows a secret of
+/// the URL.
+pub fn open(url: &str) -> Result<Arc<dyn ReplicaClient>, OpenError> {
+    url.parse::<Location>()?.open()
+}
+
+/// A replica that could not be opened, for a reason that no waiting mends. Shows no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL names no place.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// The store's client was left out of this build.
+    #[error("this build has no client for {0}://: build `replica` with its feature `{0}`")]
+    NoFeature(&'static str),
+    /// A setting that is not what it should be. Its value may be secret and is not shown.
+    #[error("{name}: {why}")]
+    Setting {
+        /// The setting's name in a URL or a configuration, or of an environment variable.
+        name: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file that a setting names can't be read.
+    #[error("can't read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// One half of a bucket's access key is given, and not the other.
+    #[error("{given} is given, and {missing} is not: both make the key of a bucket")]
+    HalfKey {
+        /// The half that is given.
+        given: &'static str,
+        /// The half that is not.
+        missing: &'static str,
+    },
+    /// No key for a bucket, and no other way to get one.
+    #[error("no credentials: set $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY")]
+    NoCredentials,
+    /// Nothing to log in with at an SFTP server.
+    #[error(
+        "nothing to log in with: give the URL a password or a key-path, or start an agent \
+         ($SSH_AUTH_SOCK)"
+    )]
+    NoLogin,
+    /// The client can't be made of what was given.
+    #[error(transparent)]
+    Client(#[from] replica_core::Error),
+}
+
+/// A client of the store, without a layer.
+pub(crate) fn client(location: &Location) -> Result<Arc<dyn ReplicaClient>, OpenError> {
+    #[cfg(feature = "s3")]
+    let variable = |name: &str| std::env::var(name).ok();
+    match location {
+        Location::Folder(path) => Ok(Arc::new(FileClient::new(path))),
+        #[cfg(feature = "s3")]
+        Location::S3(location) => s3::client(location, &environment::Environment::new(&variable)),
+        Location::Sftp(_) => Err(LocationError::NoClient("sftp".to_owned()).into()),
+        #[cfg(not(feature = "s3"))]
+        other => Err(OpenError::NoFeature(other.scheme())),
+    }
+}
