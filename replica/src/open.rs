@@ -1,9 +1,11 @@
 //! Opening a replica by what a person writes.
 
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "s3", feature = "sftp"))]
 mod environment;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "sftp")]
+mod sftp;
 
 use std::io;
 use std::path::PathBuf;
@@ -78,14 +80,17 @@ pub enum OpenError {
 
 /// A client of the store, without a layer.
 pub(crate) fn client(location: &Location) -> Result<Arc<dyn ReplicaClient>, OpenError> {
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "sftp"))]
     let variable = |name: &str| std::env::var(name).ok();
     match location {
         Location::Folder(path) => Ok(Arc::new(FileClient::new(path))),
         #[cfg(feature = "s3")]
         Location::S3(location) => s3::client(location, &environment::Environment::new(&variable)),
-        Location::Sftp(_) => Err(LocationError::NoClient("sftp".to_owned()).into()),
-        #[cfg(not(feature = "s3"))]
+        #[cfg(feature = "sftp")]
+        Location::Sftp(location) => {
+            sftp::client(location, &environment::Environment::new(&variable))
+        }
+        #[cfg(not(all(feature = "s3", feature = "sftp")))]
         other => Err(OpenError::NoFeature(other.scheme())),
     }
 }

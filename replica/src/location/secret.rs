@@ -11,7 +11,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "sftp"))]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
