@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::url::{self, IN_PATH, IN_QUERY, Parameters, Parts};
+use super::url::{self, IN_PATH, Parameters, Parts};
 use super::{LocationError, Secret};
 
 const SCHEME: &str = "s3";
@@ -146,15 +146,7 @@ impl fmt::Display for S3Location {
             ("storage-class", self.storage_class.clone()),
             ("sse-kms-key-id", self.sse_kms_key_id.clone()),
         ];
-        let mut delimiter = '?';
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                write!(f, "{delimiter}{name}=")?;
-                url::write_encoded(f, value.as_bytes(), IN_QUERY)?;
-                delimiter = '&';
-            }
-        }
-        Ok(())
+        url::write_parameters(f, parameters)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::url::{self, IN_PATH, IN_QUERY, IN_USER, Parameters, Parts};
+use super::url::{self, IN_PATH, IN_USER, Parameters, Parts};
 use super::{LocationError, Secret};
 
 const SCHEME: &str = "sftp";
@@ -147,15 +147,7 @@ impl fmt::Display for SftpLocation {
             ("skip-verify", yes_or_no(self.skip_verify)),
             ("atomic-replace", yes_or_no(self.atomic_replace)),
         ];
-        let mut delimiter = '?';
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                write!(f, "{delimiter}{name}=")?;
-                url::write_encoded(f, value, IN_QUERY)?;
-                delimiter = '&';
-            }
-        }
-        Ok(())
+        url::write_parameters(f, parameters)
     }
 }
 

@@ -235,7 +235,7 @@ fn decoded(part: &str) -> Option<Vec<u8>> {
 /// What of a path stands for itself in a URL.
 pub(super) const IN_PATH: &[u8] = b"/-._~!$&'()*+,;=:@";
 /// What of a value stands for itself in a query.
-pub(super) const IN_QUERY: &[u8] = b"/-._~!$'()*,:@";
+const IN_QUERY: &[u8] = b"/-._~!$'()*,:@";
 /// What of a user's name stands for itself.
 pub(super) const IN_USER: &[u8] = b"-._~!$&'()*+,;=";
 
@@ -246,6 +246,22 @@ pub(super) fn write_encoded(f: &mut fmt::Formatter<'_>, part: &[u8], safe: &[u8]
             f.write_char(char::from(byte))?;
         } else {
             write!(f, "%{byte:02X}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the parameters that have a value, behind a `?`.
+pub(super) fn write_parameters<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    parameters: [(&str, Option<impl AsRef<[u8]>>); N],
+) -> fmt::Result {
+    let mut delimiter = '?';
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            write!(f, "{delimiter}{name}=")?;
+            write_encoded(f, value.as_ref(), IN_QUERY)?;
+            delimiter = '&';
         }
     }
     Ok(())

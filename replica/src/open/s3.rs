@@ -112,11 +112,11 @@ fn credentials(
         }),
         (Some((given, _)), None) => Err(OpenError::HalfKey {
             given,
-            missing: "$AWS_SECRET_ACCESS_KEY",
+            missing: "AWS_SECRET_ACCESS_KEY",
         }),
         (None, Some((given, _))) => Err(OpenError::HalfKey {
             given,
-            missing: "$AWS_ACCESS_KEY_ID",
+            missing: "AWS_ACCESS_KEY_ID",
         }),
         (None, None) => role(environment),
     }
@@ -353,13 +353,13 @@ mod tests {
         check_refused(
             "s3://b",
             &BOTH[..1],
-            "AWS_ACCESS_KEY_ID is given, and $AWS_SECRET_ACCESS_KEY is not: both make the key of \
+            "AWS_ACCESS_KEY_ID is given, and AWS_SECRET_ACCESS_KEY is not: both make the key of \
              a bucket",
         );
         check_refused(
             "s3://b",
             &[("LITESTREAM_SECRET_ACCESS_KEY", "hush")],
-            "LITESTREAM_SECRET_ACCESS_KEY is given, and $AWS_ACCESS_KEY_ID is not: both make the \
+            "LITESTREAM_SECRET_ACCESS_KEY is given, and AWS_ACCESS_KEY_ID is not: both make the \
              key of a bucket",
         );
     }
