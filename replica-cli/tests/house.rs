@@ -20,6 +20,7 @@ const BELOW_THE_FACADE: &[&str] = &[
     "replica-layers",
     "replica-mock",
     "replica-s3",
+    "replica-sftp",
     "replica-engine",
 ];
 const EVERYWHERE: &[&str] = &[
@@ -30,6 +31,7 @@ const EVERYWHERE: &[&str] = &[
     "replica-layers",
     "replica-mock",
     "replica-s3",
+    "replica-sftp",
     "replica-engine",
     "replica",
     "replica-cli",
@@ -58,7 +60,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         number: 3,
-        crates: &["replica-file", "replica-s3"],
+        crates: &["replica-file", "replica-s3", "replica-sftp"],
         words: &["sleep(", "backon", "tracing", "retry("],
         // Where the client library is told how often it may send one request of an upload again.
         except: &["replica-s3/src/again.rs"],
