@@ -1,5 +1,6 @@
 //! What the command makes for itself below a place of the user's, and removes at the end.
 
+use std::error::Error;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use replica::Location;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::contact::could_not_open;
 use crate::status::{Failure, Status};
 
 /// How long removing what is in a store may take, once the command itself is done.
@@ -58,28 +60,27 @@ impl Leftovers {
         for folder in &self.folders {
             let _ = fs::remove_dir_all(folder);
         }
-        for place in &self.places {
-            let left = || {
-                Failure::new(Status::Failed, format!("could not remove all of {place}"))
-                    .hint("delete what is below it")
-            };
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| left().because_of(Some(&error)))?;
-            let client = place
-                .open()
-                .map_err(|error| left().because_of(Some(&error)))?;
-            match runtime.block_on(async { timeout(SWEEP, client.delete_all()).await }) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(left().because_of(Some(&error))),
-                Err(elapsed) => return Err(left().because_of(Some(&elapsed))),
-            }
-            runtime.shutdown_background();
-        }
-        Ok(())
+        self.places.iter().try_for_each(empty)
     }
 }
 
-/// The failure for a place that the command can't work below.
-pub(crate) fn could_not_open(location: &Location) -> Failure {
-    Failure::new(Status::Usage, format!("could not open {location}"))
+/// Removes all that is at `place`.
+fn empty(place: &Location) -> Result<(), Failure> {
+    let left = |error: &(dyn Error + 'static)| {
+        Failure::new(Status::Failed, format!("could not remove all of {place}"))
+            .because_of(Some(error))
+            .hint("delete what is below it")
+    };
+    let client = place.open().map_err(|error| left(&error))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| left(&error))?;
+    let emptied = runtime.block_on(async { timeout(SWEEP, client.delete_all()).await });
+    runtime.shutdown_background();
+    match emptied {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(left(&error)),
+        Err(elapsed) => Err(left(&elapsed)),
+    }
 }

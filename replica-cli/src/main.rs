@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod contact;
 mod leftovers;
 mod output;
 mod progress;

@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use replica::{Config, Expand, Location, ReplicaClient};
+use replica::{Config, Expand, Location, ReplicaClient, TxidRange};
 
+use crate::contact::reach;
 use crate::status::{Failure, Status};
 
 /// The replica, and the configuration that may say where it is.
@@ -117,17 +118,12 @@ impl ConfigArgs {
 }
 
 impl Source {
-    /// Opens the replica, with its layers.
-    pub(crate) fn open(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
-        warn_if_unverified(&self.location);
-        self.location
-            .open()
-            .map_err(|error| Failure::of(Status::Usage, &error))
-    }
-
-    /// The failure for a replica that isn't there, or `None` where it may be.
-    pub(crate) fn missing(&self) -> Option<Failure> {
-        self.location.missing().map(|missing| self.nothing(missing))
+    /// Opens the replica, with its layers, if it may be there and its store answers.
+    pub(crate) async fn open(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
+        match self.location.missing() {
+            Some(missing) => Err(self.nothing(missing)),
+            None => Ok(replica::stack(reach(&self.location).await?)),
+        }
     }
 
     /// The failure for a replica that holds nothing.
@@ -164,7 +160,7 @@ impl Source {
             _ if last == "ltx" => {
                 return Some("give the folder that holds the ltx folder".to_owned());
             }
-            Location::Folder(folder) if last.ends_with(".ltx") && folder.is_file() => {
+            Location::Folder(folder) if last.parse::<TxidRange>().is_ok() && folder.is_file() => {
                 return Some(format!("replica ltx inspect {}", folder.display()));
             }
             _ => {}
@@ -208,17 +204,6 @@ fn no_replica(database: &Path) -> Failure {
         format!("{path} is a SQLite database, not a replica, and there is no configuration that says where its replica is"),
     )
     .hint(format!("replica restore -o {path} URL, or give -config"))
-}
-
-/// Says on stderr that any server would do.
-pub(crate) fn warn_if_unverified(location: &Location) {
-    if location.is_unverified() {
-        // There is nobody to tell that stderr is closed.
-        let _ = writeln!(
-            io::stderr(),
-            "warning: skip-verify: whoever is in between can read and change everything"
-        );
-    }
 }
 
 fn at(location: Location) -> Result<Source, Failure> {

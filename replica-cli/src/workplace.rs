@@ -1,18 +1,11 @@
 //! Where the command may write what is its own.
 
 use std::ffi::OsStr;
-use std::time::Duration;
 
-use futures::TryStreamExt;
-use replica::{Error, ErrorKind, Level, Location, OpenError, Timestamps, Txid};
-use tokio::time::timeout;
+use replica::Location;
 
-use crate::leftovers::could_not_open;
-use crate::source::warn_if_unverified;
+use crate::contact::reach;
 use crate::status::{Failure, Status};
-
-/// How long a store may take to give its first answer. Longer than each of its own limits.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// The place that `text` names, below which the command may write: an existing folder or a store
 /// that answers, and not the root of everything.
@@ -49,25 +42,6 @@ pub(crate) async fn workplace(text: &OsStr) -> Result<Location, Failure> {
         }
         _ => {}
     }
-    warn_if_unverified(&location);
-    match first_answer(&location).await {
-        Ok(()) => Ok(location),
-        Err(error) => Err(could_not_open(&location).because_of(Some(&error))),
-    }
-}
-
-/// Asks the store something once, so that one that can't be reached, or won't be asked, is told
-/// before everything else is tried on it in vain.
-async fn first_answer(location: &Location) -> Result<(), OpenError> {
-    let client = location.client()?;
-    let list = async {
-        let mut files = client
-            .list(Level::RAW, Txid::FIRST, Timestamps::Fast)
-            .await?;
-        files.try_next().await
-    };
-    match timeout(FIRST_ANSWER, list).await {
-        Ok(answer) => Ok(answer.map(drop)?),
-        Err(_) => Err(Error::new(ErrorKind::Unavailable, "no answer").into()),
-    }
+    reach(&location).await?;
+    Ok(location)
 }

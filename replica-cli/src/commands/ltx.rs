@@ -1,11 +1,13 @@
 //! `replica ltx`
 
 use std::io::{self, Write};
+use std::pin::{Pin, pin};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use futures::TryStreamExt;
-use replica::{FileInfo, FileStream, Level, ReplicaClient, Timestamps, Txid};
+use futures::stream::{self, Stream};
+use futures::{StreamExt, TryStreamExt};
+use replica::{FileInfo, Level, ReplicaClient, Timestamps, Txid};
 use serde::ser::{SerializeSeq, Serializer};
 
 use super::inspect::InspectArgs;
@@ -88,36 +90,50 @@ impl LtxArgs {
 impl ListArgs {
     async fn run(self) -> Result<Status, Failure> {
         let source = self.source.resolve()?;
-        if let Some(failure) = source.missing() {
-            return Err(failure);
+        let client = source.open().await?;
+        let mut files = pin!(files(&client, self.level.0).peekable());
+        if files.as_mut().peek().await.is_none() && is_empty(&client).await? {
+            return Err(source.empty());
         }
-        let client = source.open()?;
         let mut out = output::stdout();
         if self.json {
-            write_json(&mut out, &client, self.level.0).await?;
+            write_json(&mut out, files).await?;
         } else {
-            write_table(&mut out, &client, self.level.0).await?;
+            write_table(&mut out, files).await?;
         }
         out.flush()?;
         Ok(Status::Done)
     }
 }
 
-/// Level by level, file by file: nothing is kept.
+/// The files of `levels`, level by level.
+fn files(
+    client: &dyn ReplicaClient,
+    levels: &'static [Level],
+) -> impl Stream<Item = Result<FileInfo, Failure>> {
+    stream::iter(levels)
+        .then(|&level| client.list(level, Txid::FIRST, Timestamps::Fast))
+        .try_flatten()
+        .map_err(|error| Failure::of(Status::Failed, &error))
+}
+
+/// Whether no level has a file.
+async fn is_empty(client: &dyn ReplicaClient) -> Result<bool, Failure> {
+    let mut files = pin!(files(client, &Level::ALL));
+    Ok(files.try_next().await?.is_none())
+}
+
+/// File by file: nothing is kept.
 async fn write_json(
     out: &mut impl Write,
-    client: &dyn ReplicaClient,
-    levels: &[Level],
+    mut files: Pin<&mut impl Stream<Item = Result<FileInfo, Failure>>>,
 ) -> Result<(), Failure> {
     let mut serializer = serde_json::Serializer::pretty(&mut *out);
     let mut array = serializer.serialize_seq(None).map_err(io::Error::from)?;
-    for &level in levels {
-        let mut files = list(client, level).await?;
-        while let Some(file) = files.try_next().await.map_err(store_failed)? {
-            array
-                .serialize_element(&FileEntry::unnamed(file))
-                .map_err(io::Error::from)?;
-        }
+    while let Some(file) = files.try_next().await? {
+        array
+            .serialize_element(&FileEntry::unnamed(file))
+            .map_err(io::Error::from)?;
     }
     array.end().map_err(io::Error::from)?;
     writeln!(out)?;
@@ -128,16 +144,9 @@ async fn write_json(
 /// files are kept, in 40 bytes each.
 async fn write_table(
     out: &mut impl Write,
-    client: &dyn ReplicaClient,
-    levels: &[Level],
+    files: Pin<&mut impl Stream<Item = Result<FileInfo, Failure>>>,
 ) -> Result<(), Failure> {
-    let mut files: Vec<FileInfo> = Vec::new();
-    for &level in levels {
-        let mut listed = list(client, level).await?;
-        while let Some(file) = listed.try_next().await.map_err(store_failed)? {
-            files.push(file);
-        }
-    }
+    let files: Vec<FileInfo> = files.try_collect().await?;
     let txid = if files.is_empty() {
         "min_txid".len()
     } else {
@@ -166,17 +175,6 @@ async fn write_table(
         )?;
     }
     Ok(())
-}
-
-async fn list(client: &dyn ReplicaClient, level: Level) -> Result<FileStream, Failure> {
-    client
-        .list(level, Txid::FIRST, Timestamps::Fast)
-        .await
-        .map_err(store_failed)
-}
-
-fn store_failed(error: replica::Error) -> Failure {
-    Failure::of(Status::Failed, &error)
 }
 
 /// The levels that `-level` names.

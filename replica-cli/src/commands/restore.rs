@@ -120,11 +120,7 @@ impl RestoreArgs {
         if self.if_db_not_exists && !self.dry_run && output.exists() {
             return self.skip(&format!("{} exists already", output.display()));
         }
-        let result = match source.missing() {
-            Some(failure) => Err(failure),
-            None => self.restore_or_plan(&source, output).await,
-        };
-        match result {
+        match self.restore_or_plan(&source, output).await {
             Err(failure) if failure.status == Status::Nothing && self.if_replica_exists => {
                 self.skip(&format!("there is no replica at {}", source.location))
             }
@@ -133,7 +129,7 @@ impl RestoreArgs {
     }
 
     async fn restore_or_plan(&self, source: &Source, output: &Path) -> Result<Status, Failure> {
-        let client = source.open()?;
+        let client = source.open().await?;
         if self.dry_run {
             let plan = replica::plan(&client, self.target())
                 .await

@@ -44,9 +44,6 @@ impl VerifyArgs {
             return self.verify_file(file);
         }
         let source = self.source.resolve()?;
-        if let Some(failure) = source.missing() {
-            return Err(failure);
-        }
         self.verify_replica(&source).await
     }
 
@@ -75,7 +72,7 @@ impl VerifyArgs {
     }
 
     async fn verify_replica(&self, source: &Source) -> Result<Status, Failure> {
-        let client = source.open()?;
+        let client = source.open().await?;
         let bar = CheckBar::new(!self.json);
         let mut unwritten = None;
         let checked = replica::check(client, |step| match step {

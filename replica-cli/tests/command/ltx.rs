@@ -86,8 +86,8 @@ fn a_configuration_names_the_replica() {
     fs::write(
         &config,
         format!(
-            "access-key-id: hush\ndbs:\n  - path: {}\n    replica:\n      type: file\n      path: \
-             ${{REPLICA_ROOT}}\n  - path: /s3.db\n    replica:\n      url: s3://hush\n",
+            "secret-access-key: hush\ndbs:\n  - path: {}\n    replica:\n      type: file\n      path: \
+             ${{REPLICA_ROOT}}\n  - path: /gs.db\n    replica:\n      url: gs://hush\n",
             database.display()
         ),
     )
@@ -112,7 +112,7 @@ fn a_configuration_names_the_replica() {
 
     let unexpanded = replica(["ltx", "-no-expand-env", "-config", config, database]).ended(3);
     let other = replica(["ltx", "-config", config, "/other.db"]).ended(2);
-    let s3 = replica(["ltx", "-config", config, "/s3.db"]).ended(2);
+    let gs = replica(["ltx", "-config", config, "/gs.db"]).ended(2);
     let url = replica(["ltx", "-config", config, &golden.url()]).ended(2);
     assert!(
         unexpanded.stderr.contains("REPLICA_ROOT"),
@@ -124,11 +124,11 @@ fn a_configuration_names_the_replica() {
         format!("error: {config}: /other.db: the configuration has no such database\n")
     );
     assert!(
-        s3.stderr.contains("this build has no client for s3://"),
+        gs.stderr.contains("there is no client for gs:// yet"),
         "{}",
-        s3.stderr
+        gs.stderr
     );
-    assert!(!s3.stderr.contains("hush"), "{}", s3.stderr);
+    assert!(!gs.stderr.contains("hush"), "{}", gs.stderr);
     assert!(url.stderr.contains("-config"), "{}", url.stderr);
 }
 

@@ -40,9 +40,16 @@ impl Ran {
     }
 }
 
-/// The command with arguments, in an environment of its own.
+/// The command with arguments, in an environment that says nothing of stores.
 pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
+    for (name, _) in std::env::vars_os() {
+        let upper = name.to_string_lossy().to_uppercase();
+        let about_stores = ["AWS_", "LITESTREAM_", "SSH_"];
+        if upper.ends_with("_PROXY") || about_stores.iter().any(|start| upper.starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     command
         .args(args)
         .env("LITESTREAM_CONFIG", "/nowhere/litestream.yml")
