@@ -33,9 +33,11 @@ fn name(txid: u64) -> String {
 /// What the server says when a file can't be written, after one that could.
 async fn failed_write(server: &Served, writable: u64) -> (SftpClient, Error) {
     let client = client(server.config("db"));
-    write(&client, 1, &content(10, 1)).await.unwrap();
+    let first = write(&client, 1, &content(10, 1)).await;
+    first.expect("there is space for ten bytes");
     server.fail_writes_after(writable);
-    let error = write(&client, 1, &content(500_000, 2)).await.unwrap_err();
+    let second = write(&client, 1, &content(500_000, 2)).await;
+    let error = second.expect_err("the disk is full");
     (client, error)
 }
 
