@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use conformance::{CASES, Case, History, KnownFailures, Options, Outcome, Report, Verdict, junit};
 use replica_core::{
-    Body, ByteRange, ByteStream, Capabilities, FileId, FileInfo, FileStream, Level, ReplicaClient,
-    Result, Timestamp, Timestamps, Txid, async_trait,
+    Body, ByteRange, ByteStream, Capabilities, ErrorKind, FileId, FileInfo, FileStream, Level, Op,
+    ReplicaClient, Result, Timestamp, Timestamps, Txid, async_trait,
 };
 use replica_mock::{MockClient, MockStore, file};
 
@@ -197,6 +197,30 @@ async fn a_call_that_hangs_is_a_failure_with_a_message() {
     );
 }
 
+/// These cases waited for a file that a failed write had not made, or for a read that would succeed,
+/// until their time was up. So the report said that a call hangs, and not what had failed.
+#[tokio::test(start_paused = true)]
+async fn what_failed_is_told_and_not_that_nothing_came_of_it() {
+    for (op, case) in [
+        (Op::Write, "consistency::what_is_visible_is_whole"),
+        (Op::Open, "concurrency::readers_during_overwrites"),
+    ] {
+        let store = MockStore::new();
+        let failing = move |namespace: String| {
+            let mock = store.client(&namespace);
+            mock.on(op).every(1).fail(ErrorKind::Unavailable);
+            ready(mock)
+        };
+
+        let report = conformance::run(case, failing).await;
+
+        assert_eq!(report.exit_status(), 1);
+        let told = report.to_string();
+        assert!(told.contains(&format!("mock: {op} ")), "{told}");
+        assert!(!told.contains("not done after"), "{told}");
+    }
+}
+
 #[test]
 fn a_client_that_blocks_its_thread_fails_its_test() {
     let test = std::thread::spawn(|| {
@@ -236,7 +260,7 @@ async fn the_smallest_failing_input_is_told_with_its_seed() {
     let odd = move |namespace: String| {
         let mock = mock.client(&namespace);
         // Every file is a byte short.
-        mock.on(replica_core::Op::Open).every(1).short_body(1);
+        mock.on(Op::Open).every(1).short_body(1);
         ready(mock)
     };
 

@@ -81,49 +81,45 @@ pub(crate) async fn many_writers_of_one_name(store: Store) {
     }
 }
 
+const VERSIONS: usize = 10;
+
 /// Contents of one file at different times, of different lengths.
 fn versions() -> Vec<Bytes> {
-    (1..=10)
-        .map(|tag| content(60_000 + 1_000 * tag as usize, tag))
+    (1..=VERSIONS)
+        .map(|tag| content(60_000 + 1_000 * tag, tag as u64))
         .collect()
 }
 
-/// Reads `range` of `file` while it changes: the whole range of one of `versions`. `None` where
-/// the file is not there, or a connection was lost.
-async fn read_one_version(
-    client: &Client,
-    file: FileId,
-    start: usize,
-    versions: &[Bytes],
-) -> Option<usize> {
+/// What came of reading a file while it changes.
+#[derive(PartialEq, Eq)]
+enum Read {
+    Whole,
+    Missing,
+    /// A connection was lost, or the like.
+    Interrupted,
+}
+
+/// Reads `file` from byte `start` on while it changes: what comes is of one of `versions`, to its
+/// end, or it is an error.
+async fn read_one_version(client: &Client, file: FileId, start: usize, versions: &[Bytes]) -> Read {
     match client.read(file, (start as u64..).into()).await {
         Ok(found) => {
-            let version = versions
-                .iter()
-                .position(|version| version[start..] == found[..]);
             assert!(
-                version.is_some(),
+                versions.iter().any(|version| version[start..] == found[..]),
                 "{} bytes from byte {start} came that are no version of the file",
                 found.len()
             );
-            version
+            Read::Whole
         }
-        Err(error) => {
-            let lost = error.is_transient() || error.kind() == ErrorKind::NotFound;
-            assert!(
-                lost,
-                "reading {file} while it changes failed: {}",
-                chain(&error)
-            );
-            if error.kind() == ErrorKind::NotFound {
-                return None;
-            }
-            Some(usize::MAX)
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Read::Missing,
+        Err(error) if error.is_transient() => Read::Interrupted,
+        Err(error) => panic!("reading {file} while it changes failed: {}", chain(&error)),
     }
 }
 
 pub(crate) async fn readers_during_overwrites(store: Store) {
+    const ROUNDS: usize = 40;
+    const LAST: usize = (ROUNDS - 1) % VERSIONS;
     let versions = Arc::new(versions());
     let writer = store.client().await;
     let atomic = writer.capabilities().atomic_replace;
@@ -133,20 +129,21 @@ pub(crate) async fn readers_during_overwrites(store: Store) {
     for number in 0..4 {
         let (reader, versions, done) = (store.client().await, versions.clone(), done.clone());
         readers.push(spawn(async move {
-            let mut whole = 0;
-            while !done.load(Ordering::Relaxed) || whole == 0 {
-                let start = [0, 1, 10_000, 59_000][number];
-                match read_one_version(&reader, raw(1), start, &versions).await {
-                    Some(usize::MAX) => {}
-                    Some(_) => whole += 1,
-                    None => assert!(!atomic, "the file is gone while it is overwritten"),
-                }
+            let start = [0, 1, 10_000, 59_000][number];
+            while !done.load(Ordering::Relaxed) {
+                let read = read_one_version(&reader, raw(1), start, &versions).await;
+                assert!(
+                    !atomic || read != Read::Missing,
+                    "the file is gone while it is overwritten"
+                );
                 tokio::task::yield_now().await;
             }
+            let found = reader.must_read(raw(1), start as u64..).await;
+            assert_bytes(&found, &versions[LAST][start..], "after the overwrites");
         }));
     }
 
-    for round in 0..40 {
+    for round in 0..ROUNDS {
         let version = &versions[round % versions.len()];
         let body = Body::once(version.len() as u64, chunked(version, &[9_000]));
         ok(writer.write(raw(1), NOON, body).await, "an overwrite");
@@ -159,6 +156,7 @@ pub(crate) async fn readers_during_overwrites(store: Store) {
 pub(crate) async fn readers_during_deletes(store: Store) {
     let versions = Arc::new(versions());
     let writer = store.client().await;
+    read_what_is_deleted(&writer, &store.client().await).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for start in [0, 30_000] {
@@ -182,6 +180,37 @@ pub(crate) async fn readers_during_deletes(store: Store) {
     done.store(true, Ordering::Relaxed);
     future::join_all(readers).await;
     assert!(!writer.has(raw(1)).await);
+}
+
+/// Deletes a file of which a part has been read.
+async fn read_what_is_deleted(writer: &Client, reader: &Client) {
+    let body = content(2 << 20, 1);
+    for start in [0, 1 << 20] {
+        writer.must_write(raw(1), &body).await;
+        let reading = reader.open(raw(1), (start as u64..).into()).await;
+        let mut reading = ok(reading, "the open");
+        let head = ok(reading.try_next().await, "the first bytes");
+        let mut found = head.expect("the file is not empty").to_vec();
+
+        writer.must_delete(&[raw(1)]).await;
+
+        let ended = loop {
+            match reading.try_next().await {
+                Ok(Some(chunk)) => found.extend_from_slice(&chunk),
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        let wanted = &body[start..];
+        if ended {
+            assert_bytes(&found, wanted, "a file that was deleted while it was read");
+        } else {
+            assert!(
+                wanted.starts_with(&found),
+                "other bytes came of a deleted file"
+            );
+        }
+    }
 }
 
 pub(crate) async fn listings_during_writes(store: Store) {

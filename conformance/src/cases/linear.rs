@@ -98,10 +98,8 @@ impl Worker {
                 10 => {
                     let files = [raw(file)];
                     let deleted = steps(self.client.delete(&files), 1).await;
-                    (
-                        Call::Delete { file },
-                        deleted.is_some_and(|result| result.is_ok()),
-                    )
+                    let ended = deleted.map(|deleted| ok(deleted, "a delete")).is_some();
+                    (Call::Delete { file }, ended)
                 }
                 11 | 12 => {
                     let listed = self

@@ -142,6 +142,7 @@ mutants! {
     a_stream_follows_the_file: FollowsTheFile => [
         "concurrency::an_open_stream_never_mixes_versions",
         "concurrency::readers_during_overwrites",
+        "concurrency::readers_during_deletes",
     ];
     a_slow_reader_is_cut: CutsSlowReaders => ["write::a_slow_body_is_not_cut"];
     an_error_breaks_the_client: BreaksAfterErrors::default() => [

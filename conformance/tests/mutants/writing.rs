@@ -148,6 +148,13 @@ mutants! {
         "write::a_failed_overwrite_leaves_the_old_file",
         "model::calls_that_fail_have_happened_or_not",
     ];
+    only_the_first_bytes_of_a_failed_body_stay: FailedBodies(|mock, file, begun, error| {
+        match begun.len() {
+            1..=50 => mock.put(file, NOW, begun),
+            _ => mock.remove(file),
+        }
+        Err(error)
+    }) => ["write::a_failing_body_leaves_nothing"];
     a_failed_body_is_ok: FailedBodies(|_, _, _, _| Ok(())) => [
         "write::a_failing_body_leaves_nothing",
         "write::a_body_of_another_length_is_refused",
