@@ -64,9 +64,28 @@ pub(crate) struct Meter {
     bytes_written: AtomicU64,
     bytes_read: AtomicU64,
     waited_ms: AtomicU64,
+    waits: Waits,
+}
+
+/// How long all cases of a run together have waited because their store declared that they must.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waits(Arc<AtomicU64>);
+
+impl Waits {
+    pub(crate) fn total(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Meter {
+    /// Counts for one case, whose waits are added to those of the others.
+    pub(crate) fn new(waits: &Waits) -> Meter {
+        Meter {
+            waits: waits.clone(),
+            ..Meter::default()
+        }
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Usage {
@@ -89,6 +108,7 @@ impl Meter {
     pub(crate) fn add_wait(&self, wait: Duration) {
         let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         add(&self.waited_ms, millis);
+        add(&self.waits.0, millis);
     }
 }
 

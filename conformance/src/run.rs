@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::attempt::{attempt, spawn};
 use crate::factory::Factory;
 use crate::known::KnownFailures;
-use crate::meter::Meter;
+use crate::meter::{Meter, Waits};
 use crate::registry::{CASES, Case, Pace};
 use crate::report::{CaseReport, Outcome, Report};
 use crate::store::{Opener, Settings, Store, opener, told};
@@ -35,7 +35,8 @@ pub struct Options {
     pub scheme: Option<String>,
     /// The folder that holds the namespaces of all cases, instead of one with a new random name.
     pub namespace: Option<String>,
-    /// Texts that no error and no `Debug` text may hold, such as the password of the store.
+    /// Texts that no error and no `Debug` text may hold, such as the password of the store. They
+    /// are left out of the report, whatever tells them.
     pub secrets: Vec<String>,
     /// Cases that are expected to fail.
     pub known_failures: KnownFailures,
@@ -91,7 +92,17 @@ pub async fn run<M: 'static>(filter: &str, open: impl Factory<M>) -> Report {
 pub async fn run_with<M: 'static>(
     options: &Options,
     open: impl Factory<M>,
+    progress: impl FnMut(&CaseReport),
+) -> Report {
+    run_and_count(options, open, progress, &Waits::default()).await
+}
+
+/// As [`run_with`], and adds to `waits` what the store's declarations make the cases wait.
+pub(crate) async fn run_and_count<M: 'static>(
+    options: &Options,
+    open: impl Factory<M>,
     mut progress: impl FnMut(&CaseReport),
+    waits: &Waits,
 ) -> Report {
     let started = Instant::now();
     let seed = options.seed.unwrap_or_else(random);
@@ -109,14 +120,14 @@ pub async fn run_with<M: 'static>(
     match introduce(&opener, format!("{namespace}/first"), options).await {
         Ok(scheme) => report.scheme = Some(scheme),
         Err(reason) => {
-            report.could_not_open = Some(reason);
+            report.could_not_open = Some(without_secrets(reason, options));
             return report;
         }
     }
 
     let mut running = stream::iter(chosen)
         .map(|(place, case)| {
-            let case = run_case(case, &opener, &namespace, seed, options);
+            let case = run_case(case, &opener, &namespace, seed, options, waits);
             async move { (place, case.await) }
         })
         .buffer_unordered(options.jobs.max(1));
@@ -158,12 +169,13 @@ async fn run_case(
     namespace: &str,
     seed: u64,
     options: &Options,
+    waits: &Waits,
 ) -> CaseReport {
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(Meter::new(waits));
     let settings = Settings {
         seed,
         slow: options.slow,
-        secrets: options.secrets.clone(),
+        secrets: secrets(options).cloned().collect(),
         histories: options.histories.clone(),
     };
     let namespace = format!("{namespace}/{}", case.id.replace("::", "-"));
@@ -189,17 +201,34 @@ async fn run_case(
             Ok(cleaned) => cleaned,
             Err(_) => Err(format!("not done after {limit:?}")),
         };
-        if let (Ok(()), Err(fault)) = (&result, cleaned) {
-            result = Err(format!("cleaning up with delete_all failed: {fault}"));
+        if let Err(fault) = cleaned {
+            let fault = format!("cleaning up with delete_all failed: {fault}");
+            match result {
+                Ok(()) => result = Err(fault),
+                // What has failed already comes first; what is left in the store is told all the same.
+                Err(_) => store.note(fault),
+            }
         }
     }
+    let result = result.map_err(|message| without_secrets(message, options));
+    let notes = store.take_notes().into_iter();
     CaseReport {
         case,
         outcome: Outcome::of(result, options.known_failures.get(case.id)),
         time,
         usage,
-        notes: store.take_notes(),
+        notes: notes.map(|note| without_secrets(note, options)).collect(),
     }
+}
+
+fn secrets(options: &Options) -> impl Iterator<Item = &String> {
+    // Every text holds the empty one.
+    options.secrets.iter().filter(|secret| !secret.is_empty())
+}
+
+/// What a client says in its errors, as it may stand in a report that many people read.
+fn without_secrets(told: String, options: &Options) -> String {
+    secrets(options).fold(told, |told, secret| told.replace(secret, "[a secret]"))
 }
 
 /// Waits for `task` no longer than `limit` and what the case itself had to wait.

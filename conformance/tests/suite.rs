@@ -505,6 +505,64 @@ async fn a_secret_in_an_error_is_found_and_not_repeated() {
     assert!(!report.to_string().contains("MockClient"), "{report}");
 }
 
+/// Every other case repeated what an error told.
+#[tokio::test]
+async fn no_report_repeats_a_secret() {
+    let options = Options {
+        secrets: vec!["hunter2".to_owned(), String::new()],
+        ..options("range::")
+    };
+    let tell = || panic!("GET https://me:hunter2@store/ failed");
+    let refuse = |_: String| async { Err::<MockClient, _>("wrong password: hunter2") };
+
+    let broken = conformance::run_with(&options, Odd::new(tell, false), |_| ()).await;
+    let closed = conformance::run_with(&options, refuse, |_| ()).await;
+
+    for report in [broken, closed] {
+        let told = [
+            report.to_string(),
+            report.to_json().to_string(),
+            junit([("", &report)]),
+        ];
+        for told in told {
+            assert!(told.contains("[a secret]"), "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_secret_is_none() {
+    let options = Options {
+        secrets: vec![String::new()],
+        ..options("errors::an_error_says_what_failed_and_no_secret")
+    };
+
+    run(&options).await.assert_kept();
+}
+
+/// What is left in somebody's bucket was told only where the case had passed.
+#[tokio::test]
+async fn a_case_that_failed_tells_that_it_left_something() {
+    let store = MockStore::new();
+    let failing = move |namespace: String| {
+        let mock = store.client(&namespace);
+        for op in [Op::Open, Op::DeleteAll] {
+            mock.on(op).every(1).fail(ErrorKind::PermissionDenied);
+        }
+        ready(mock)
+    };
+
+    let report = conformance::run(CASE, failing).await;
+
+    let told = report.to_string();
+    assert!(told.contains("mock: open "), "{told}");
+    assert!(
+        told.contains("cleaning up with delete_all failed: "),
+        "{told}"
+    );
+}
+
 #[test]
 fn the_ids_of_cases_are_paths() {
     for case in CASES {
