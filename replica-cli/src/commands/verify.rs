@@ -24,6 +24,9 @@ Examples:
 ///
 /// REPLICA may be the path of an LTX file too. Reports each damaged, missing, overlapping or
 /// misplaced file, and which states can be restored.
+///
+/// The files of the latest state are also put together as a restore does it, up to the checksum of
+/// the whole database where they hold one. Those of earlier states are not: restore one to be sure.
 #[derive(Debug, Args)]
 #[command(
     after_help = EXAMPLES,
