@@ -5,7 +5,8 @@
 //! again where one of them is damaged. [`check`] reads a whole replica and judges it.
 //!
 //! A [`Replicator`] copies what is committed to a live database, of which it reads the write-ahead
-//! log; [`wal`] tells what is in one.
+//! log; [`wal`] tells what is in one. It does so once for each call, or, as a [`Replication`], for
+//! as long as it is wanted.
 
 #[cfg(not(unix))]
 compile_error!("replica-engine needs the file system of a Unix");
@@ -33,7 +34,8 @@ pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
 pub use replicate::{
-    Checkpoint, Checkpointed, ReplicateError, ReplicateOptions, Replicator, SnapshotReason, Synced,
+    Checkpoint, Checkpointed, Ended, Event, ReplicateError, ReplicateOptions, Replication,
+    Replicator, SnapshotReason, Status, Synced, Trouble,
 };
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;

@@ -105,12 +105,30 @@ pub enum ReplicateError {
         /// The last one.
         txid: Txid,
     },
+    /// The replication was shut down, or its runtime was.
+    #[error("the replication has ended")]
+    Ended,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] replica_core::Error),
 }
 
 impl ReplicateError {
+    /// Whether the same will happen again until somebody does something about it, so that there is
+    /// no use in trying. All others may pass, a lack of permission too.
+    pub fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            ReplicateError::NotADatabase { .. }
+                | ReplicateError::NotWal { .. }
+                | ReplicateError::Replaced { .. }
+                | ReplicateError::PageSize { .. }
+                | ReplicateError::Conflict { .. }
+                | ReplicateError::Exhausted { .. }
+                | ReplicateError::Ended
+        )
+    }
+
     /// Tells the few failures of SQLite that have a name from the others.
     pub(crate) fn sqlite(
         action: &'static str,

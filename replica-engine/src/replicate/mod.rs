@@ -3,8 +3,12 @@
 mod checkpoint;
 mod decide;
 mod error;
+mod looks;
 mod pending;
 mod resume;
+mod running;
+mod status;
+mod watch;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +22,8 @@ use tokio::time::Instant;
 pub use checkpoint::{Checkpoint, Checkpointed};
 pub use decide::SnapshotReason;
 pub use error::ReplicateError;
+pub use running::Replication;
+pub use status::{Ended, Event, Status, Trouble};
 
 use crate::database::{Backfill, Database, Frames, Observed};
 use crate::restore::run_blocking;
@@ -53,6 +59,14 @@ pub struct ReplicateOptions {
     /// have a `busy_timeout`. It grows further while the whole database is being stored, while the
     /// store is away, while an application's reader needs it, and by a transaction that is larger.
     pub wal_max: u64,
+    /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
+    /// is committed after a while goes at once; after that commits are collected for so long, and
+    /// share one file and one request to the store. 50 ms is what a person takes for at once. Where
+    /// requests are paid for, a second makes a twentieth of them.
+    pub window: Duration,
+    /// How often the log is looked at though nobody has told that it was written; one second,
+    /// unless it is set. It takes no request to the store.
+    pub poll: Duration,
     /// What time it is, for the files' headers.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -69,6 +83,8 @@ impl ReplicateOptions {
             checkpoint_pages: 1000,
             checkpoint_interval: Duration::from_secs(60),
             wal_max: 64 * 1024 * 1024,
+            window: Duration::from_millis(50),
+            poll: Duration::from_secs(1),
             clock: Arc::new(clock),
         }
     }
@@ -82,6 +98,8 @@ impl fmt::Debug for ReplicateOptions {
             .field("checkpoint_pages", &self.checkpoint_pages)
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("wal_max", &self.wal_max)
+            .field("window", &self.window)
+            .field("poll", &self.poll)
             .finish_non_exhaustive()
     }
 }
@@ -127,6 +145,14 @@ pub struct Replicator {
     /// The log that the last checkpoint has left to be begun anew.
     recycled: Option<WalHeader>,
     looked: Instant,
+    stored: Stored,
+}
+
+/// What was stored since the database was opened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    files: u64,
+    bytes: u64,
 }
 
 /// What matters of the last file of a replica.
@@ -176,6 +202,7 @@ impl Replicator {
             was_in_vain: false,
             recycled: None,
             looked: Instant::now(),
+            stored: Stored::default(),
         })
     }
 
@@ -319,6 +346,8 @@ impl Replicator {
         };
 
         self.pending = None;
+        self.stored.files += 1;
+        self.stored.bytes += info.size;
         self.last = Some(Last {
             info,
             time: pending.header.timestamp(),

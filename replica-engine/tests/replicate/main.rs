@@ -6,6 +6,7 @@ mod checkpoint;
 mod format;
 mod model;
 mod resume;
+mod running;
 mod store;
 mod support;
 mod wal;

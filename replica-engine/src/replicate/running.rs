@@ -1,0 +1,390 @@
+//! Replicates for as long as it is wanted.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use replica_core::{Timestamp, Txid};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::Replicator;
+use super::error::ReplicateError;
+use super::looks::Looks;
+use super::pending::lock;
+use super::status::{Ended, Event, Status, Trouble};
+use super::watch::Watch;
+use crate::restore::run_blocking;
+
+/// How many events are kept for whoever does not take them at once.
+const EVENTS_MAX: usize = 256;
+/// The first pause before something is tried again that failed; each further one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest such pause: so much later than a store that was away a replica is up to date.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A replication that runs until it is shut down, in a task of its own. It ends without more ado
+/// where this is dropped.
+pub struct Replication {
+    /// How often a sync was asked for.
+    wanted: watch::Sender<u64>,
+    /// When to give up what is not done, once it is to end.
+    stop: watch::Sender<Option<Instant>>,
+    progress: watch::Receiver<Progress>,
+    events: broadcast::Sender<Event>,
+    task: JoinHandle<()>,
+}
+
+/// What the task tells.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    status: Status,
+    /// How many of the syncs that were asked for are done.
+    done: u64,
+    /// Whether everything was stored that was committed before the end.
+    complete: bool,
+}
+
+impl Replicator {
+    /// Replicates from now on: what is committed is stored within milliseconds, the log is kept
+    /// short, and what fails is tried again until it succeeds, each second at least.
+    ///
+    /// On Linux the kernel tells when the log is written; elsewhere, and where it does not, the log
+    /// is looked at as often as the options say.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, or in one without time.
+    pub fn start(self) -> Replication {
+        let (wanted, wants) = watch::channel(0);
+        let (stop, stops) = watch::channel(None);
+        let status = Status {
+            txid: self.last.map(|last| last.txid()),
+            ..Status::default()
+        };
+        let (tell, progress) = watch::channel(Progress {
+            status,
+            ..Progress::default()
+        });
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let wal = lock(&self.database).wal_path().to_owned();
+        let now = Instant::now();
+        let running = Running {
+            looks: Looks::new(self.options.window, self.options.poll, now),
+            watch: Watch::new(&wal),
+            replicator: self,
+            wal,
+            wants,
+            stops,
+            tell,
+            events: events.clone(),
+            interrupted: None,
+        };
+        Replication {
+            wanted,
+            stop,
+            progress,
+            events,
+            task: tokio::spawn(running.run()),
+        }
+    }
+}
+
+impl Replication {
+    /// Returns when everything is stored that was committed before this call, and says which
+    /// transaction is the last one. It waits for as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// Why the replication has ended meanwhile or before.
+    pub async fn sync(&self) -> Result<Txid, Arc<ReplicateError>> {
+        let mut number = 0;
+        self.wanted.send_modify(|wanted| {
+            *wanted += 1;
+            number = *wanted;
+        });
+        let mut progress = self.progress.clone();
+        let reached = progress
+            .wait_for(|progress| progress.done >= number || progress.status.ended)
+            .await
+            .map_err(|_| Arc::new(ReplicateError::Ended))?;
+        match (&reached.status.trouble, reached.status.txid) {
+            (_, Some(txid)) if reached.done >= number => Ok(txid),
+            (Some(trouble), _) => Err(Arc::clone(&trouble.error)),
+            (None, _) => Err(Arc::new(ReplicateError::Ended)),
+        }
+    }
+
+    /// What it is at.
+    pub fn status(&self) -> Status {
+        self.progress.borrow().status.clone()
+    }
+
+    /// What happens from now on. The stream ends when the replication has.
+    pub fn events(&self) -> BoxStream<'static, Event> {
+        let receiver = self.events.subscribe();
+        stream::unfold(receiver, |mut receiver| async {
+            match receiver.recv().await {
+                Ok(event) => Some((event, receiver)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Some((Event::Missed(missed), receiver))
+                }
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        })
+        .boxed()
+    }
+
+    /// Stores what is committed, and ends, after `deadline` at the latest.
+    ///
+    /// Where the future is dropped it ends at once.
+    pub async fn shut_down(mut self, deadline: Duration) -> Ended {
+        self.stop.send_replace(Some(Instant::now() + deadline));
+        if let Err(error) = (&mut self.task).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        let Progress {
+            status, complete, ..
+        } = self.progress.borrow().clone();
+        Ended { complete, status }
+    }
+}
+
+impl Drop for Replication {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Replication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replication")
+            .field("status", &self.progress.borrow().status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The task.
+struct Running {
+    replicator: Replicator,
+    looks: Looks,
+    watch: Watch,
+    wal: PathBuf,
+    wants: watch::Receiver<u64>,
+    stops: watch::Receiver<Option<Instant>>,
+    tell: watch::Sender<Progress>,
+    events: broadcast::Sender<Event>,
+    /// Since when nothing has succeeded.
+    interrupted: Option<Instant>,
+}
+
+impl Running {
+    async fn run(mut self) {
+        let error = loop {
+            let is_last = self.stops.borrow().is_some();
+            let wanted = *self.wants.borrow_and_update();
+            // What is written from here on is looked at once more.
+            self.watch.forget();
+            let (begun, now) = (Instant::now(), (self.replicator.options.clock)());
+            let Some(stepped) = self.step(is_last).await else {
+                break None;
+            };
+            match stepped {
+                Ok(stored) => {
+                    self.looks.looked(begun, stored);
+                    self.succeeded(now, wanted, is_last);
+                    if is_last {
+                        break None;
+                    }
+                    self.rest().await;
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    let pause = self.failed(now, &error);
+                    if error.is_lasting() {
+                        break Some(error);
+                    }
+                    if within(&mut self.stops, sleep_until(begun + pause))
+                        .await
+                        .is_none()
+                    {
+                        break None;
+                    }
+                }
+            }
+        };
+        self.tell
+            .send_modify(|progress| progress.status.ended = true);
+        self.events.send(Event::Ended(error)).ok();
+    }
+
+    /// Stores what is committed, looks after the log unless it is the last time, and says whether
+    /// something was stored; `None` where there is no time left.
+    async fn step(&mut self, is_last: bool) -> Option<Result<bool, ReplicateError>> {
+        let before = self.replicator.stored;
+        let quiet = self.looks.is_quiet();
+        let Running {
+            replicator, stops, ..
+        } = self;
+        let work = async {
+            let synced = replicator.sync().await?;
+            let checkpointed = match is_last {
+                // What it copies to memory would be lost.
+                true => None,
+                false => replicator.upkeep(quiet).await?,
+            };
+            Ok((synced.snapshot, checkpointed))
+        };
+        let worked = within(stops, work).await;
+
+        let after = self.replicator.stored;
+        let stored = after.files > before.files;
+        if let (true, Some(last)) = (stored, self.replicator.last) {
+            let snapshot = match &worked {
+                Some(Ok((snapshot, _))) => *snapshot,
+                _ => None,
+            };
+            self.tell(Event::Stored {
+                txid: last.txid(),
+                files: after.files - before.files,
+                bytes: after.bytes - before.bytes,
+                snapshot,
+            });
+        }
+        if let Some(Ok((_, Some(checkpointed)))) = &worked {
+            self.tell(Event::Checkpointed(*checkpointed));
+        }
+        let wal = self.wal.clone();
+        let wal_bytes = run_blocking(move || std::fs::metadata(wal)).await;
+        let wal_bytes = wal_bytes.map_or(0, |found| found.map_or(0, |metadata| metadata.len()));
+        self.tell.send_if_modified(|progress| {
+            let status = &mut progress.status;
+            let changed = stored || status.wal_bytes != wal_bytes;
+            status.wal_bytes = wal_bytes;
+            status.txid = self.replicator.last.map(|last| last.txid());
+            status.files = after.files;
+            status.bytes = after.bytes;
+            changed
+        });
+        worked.map(|worked| worked.map(|_| stored))
+    }
+
+    /// Waits until there is a reason to look at the log.
+    async fn rest(&mut self) {
+        loop {
+            let next = self.looks.next();
+            tokio::select! {
+                biased;
+                _ = self.stops.changed() => return,
+                _ = self.wants.changed() => return,
+                () = sleep_until(next) => return,
+                () = self.watch.written() => self.looks.written(),
+            }
+            if self.looks.next() > Instant::now() {
+                // Whatever else is written until then is looked at then too.
+                tokio::select! {
+                    biased;
+                    _ = self.stops.changed() => return,
+                    _ = self.wants.changed() => return,
+                    () = sleep_until(self.looks.next()) => return,
+                }
+            }
+        }
+    }
+
+    /// Notes that the replica has everything that was committed at `now`.
+    fn succeeded(&mut self, now: Timestamp, wanted: u64, is_last: bool) {
+        let mut attempts = 0;
+        self.tell.send_modify(|progress| {
+            attempts = progress
+                .status
+                .trouble
+                .take()
+                .map_or(0, |trouble| trouble.attempts);
+            progress.status.complete_at = Some(now);
+            progress.done = wanted;
+            progress.complete = is_last;
+        });
+        if let Some(since) = self.interrupted.take() {
+            let after = since.elapsed();
+            self.tell(Event::Resumed { attempts, after });
+        }
+    }
+
+    /// Notes what failed, and says how long to wait before it is tried again.
+    fn failed(&mut self, now: Timestamp, error: &Arc<ReplicateError>) -> Duration {
+        let mut attempts = 1;
+        self.tell.send_modify(|progress| {
+            let before = progress.status.trouble.take();
+            attempts = before
+                .as_ref()
+                .map_or(1, |before| before.attempts.saturating_add(1));
+            progress.status.trouble = Some(Trouble {
+                error: Arc::clone(error),
+                since: before.map_or(now, |before| before.since),
+                attempts,
+            });
+        });
+        if self.interrupted.is_none() {
+            self.interrupted = Some(Instant::now());
+            self.tell(Event::Interrupted(Arc::clone(error)));
+        }
+        pause(attempts)
+    }
+
+    /// Tells whoever listens.
+    fn tell(&self, event: Event) {
+        self.events.send(event).ok();
+    }
+}
+
+/// Waits for `work`, but once it is to end no longer than it may.
+async fn within<T>(
+    stops: &mut watch::Receiver<Option<Instant>>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut stops = stops.clone();
+    let too_late = async {
+        let deadline = match stops.wait_for(Option::is_some).await {
+            Ok(deadline) => *deadline,
+            // Nobody can say so any more.
+            Err(_) => None,
+        };
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = too_late => None,
+    }
+}
+
+/// How long to wait after so many attempts in vain.
+fn pause(attempts: u32) -> Duration {
+    let doubled = 1_u32
+        .checked_shl(attempts.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    PAUSE_MIN.saturating_mul(doubled).min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second() {
+        let pauses = [1, 2, 3, 5, 6, 40, u32::MAX].map(|attempts| pause(attempts).as_millis());
+
+        assert_eq!(pauses, [50, 100, 200, 800, 1000, 1000, 1000]);
+    }
+}

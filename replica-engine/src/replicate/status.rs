@@ -1,0 +1,86 @@
+//! What a running replication is at, and what happens to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use replica_core::{Timestamp, Txid};
+
+use super::checkpoint::Checkpointed;
+use super::decide::SnapshotReason;
+use super::error::ReplicateError;
+
+/// What a running replication is at.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Status {
+    /// The last transaction in the replica, if there is one.
+    pub txid: Option<Txid>,
+    /// When the replica was last known to have everything that was committed.
+    pub complete_at: Option<Timestamp>,
+    /// How many files were stored since it was started.
+    pub files: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// How many bytes the database's log takes on the disk.
+    pub wal_bytes: u64,
+    /// What is wrong at present.
+    pub trouble: Option<Trouble>,
+    /// Whether it has ended: nothing is replicated any more.
+    pub ended: bool,
+}
+
+/// What keeps a replication from going on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// What happened last.
+    pub error: Arc<ReplicateError>,
+    /// Since when nothing has succeeded.
+    pub since: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What happens to a running replication.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Files were stored.
+    Stored {
+        /// The last transaction of them.
+        txid: Txid,
+        /// How many there are.
+        files: u64,
+        /// How many bytes they have.
+        bytes: u64,
+        /// Why one of them is the whole database, where one is.
+        snapshot: Option<SnapshotReason>,
+    },
+    /// The log was checkpointed.
+    Checkpointed(Checkpointed),
+    /// Something failed, and is tried again until it succeeds, which is told by one
+    /// [`Resumed`](Event::Resumed) and nothing in between.
+    Interrupted(Arc<ReplicateError>),
+    /// What was interrupted goes on.
+    Resumed {
+        /// How often it was tried in vain.
+        attempts: u32,
+        /// How long it was interrupted.
+        after: Duration,
+    },
+    /// So many events were not taken in time, and are lost.
+    Missed(u64),
+    /// Nothing is replicated any more: it was shut down, or there is an error that lasts.
+    Ended(Option<Arc<ReplicateError>>),
+}
+
+/// How a replication has ended that was shut down.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ended {
+    /// Whether everything is stored that was committed before it was shut down. Where not, the
+    /// trouble of the status says why, and without one there was not enough time.
+    pub complete: bool,
+    /// What it was at in the end.
+    pub status: Status,
+}

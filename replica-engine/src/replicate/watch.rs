@@ -1,0 +1,192 @@
+//! Tells when a log is written, as far as the system does.
+
+use std::future;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+
+/// A watch on one file. Some systems tell nothing, others not about every file system, and all have
+/// a limited number of watches, so nobody may rely on it.
+#[derive(Debug)]
+pub(crate) struct Watch(Option<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    written: Arc<Notify>,
+    #[cfg(target_os = "linux")]
+    number: i32,
+}
+
+impl Watch {
+    /// Watches the file at `path`, if that is possible.
+    pub(crate) fn new(path: &Path) -> Watch {
+        #[cfg(target_os = "linux")]
+        let watched = inotify::watch(path);
+        #[cfg(not(target_os = "linux"))]
+        let watched = None;
+        Watch(watched)
+    }
+
+    /// Returns when the file has been written since this has returned the last time.
+    pub(crate) async fn written(&self) {
+        match &self.0 {
+            Some(watched) => watched.written.notified().await,
+            None => future::pending().await,
+        }
+    }
+
+    /// Forgets what was written until now.
+    pub(crate) fn forget(&self) {
+        self.written().now_or_never();
+    }
+}
+
+/// The kernel's watches, which one thread of the process listens to for all databases: a user has
+/// few such listeners, and many watches of each.
+#[cfg(target_os = "linux")]
+mod inotify {
+    use std::collections::HashMap;
+    use std::mem::MaybeUninit;
+    use std::os::fd::OwnedFd;
+    use std::sync::{Mutex, OnceLock, Weak};
+    use std::thread;
+
+    use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+    use rustix::io::Errno;
+
+    use super::{Arc, Notify, Path, Watched};
+    use crate::replicate::pending::lock;
+
+    /// How many bytes of events are read at a time. Equal ones in a row are one.
+    const BUFFER_SIZE: usize = 4096;
+
+    /// None where there is no listener.
+    static LISTENER: OnceLock<Option<Listener>> = OnceLock::new();
+
+    struct Listener {
+        events: OwnedFd,
+        /// Who wants to know of which file.
+        watched: Mutex<HashMap<i32, Vec<Weak<Notify>>>>,
+    }
+
+    pub(super) fn watch(path: &Path) -> Option<Watched> {
+        let listener = LISTENER.get_or_init(Listener::start).as_ref()?;
+        let written = Arc::new(Notify::new());
+        let mut watched = lock(&listener.watched);
+        let number = inotify::add_watch(&listener.events, path, WatchFlags::MODIFY).ok()?;
+        watched
+            .entry(number)
+            .or_default()
+            .push(Arc::downgrade(&written));
+        Some(Watched { written, number })
+    }
+
+    impl Listener {
+        fn start() -> Option<Listener> {
+            let events = inotify::init(CreateFlags::CLOEXEC).ok()?;
+            let thread = thread::Builder::new().name(String::from("replica-watch"));
+            thread
+                .spawn(|| LISTENER.wait().iter().for_each(Listener::listen))
+                .ok()?;
+            Some(Listener {
+                events,
+                watched: Mutex::default(),
+            })
+        }
+
+        /// Passes on what the kernel tells, for as long as the process lives.
+        fn listen(&self) {
+            let mut buffer = [MaybeUninit::uninit(); BUFFER_SIZE];
+            let mut reader = Reader::new(&self.events, &mut buffer);
+            loop {
+                let number = match reader.next() {
+                    Ok(event) => event.wd(),
+                    Err(Errno::INTR) => continue,
+                    // The logs are looked at from time to time all the same.
+                    Err(_) => return,
+                };
+                let watched = lock(&self.watched);
+                for written in watched.get(&number).into_iter().flatten() {
+                    if let Some(written) = written.upgrade() {
+                        written.notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            let Some(Some(listener)) = LISTENER.get() else {
+                return;
+            };
+            let mut watched = lock(&listener.watched);
+            let Some(others) = watched.get_mut(&self.number) else {
+                return;
+            };
+            let own = Arc::as_ptr(&self.written);
+            others.retain(|other| other.as_ptr() != own);
+            if others.is_empty() {
+                watched.remove(&self.number);
+                // Where the file is gone, so is the watch.
+                inotify::remove_watch(&listener.events, self.number).ok();
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn is_told(watch: &Watch) -> bool {
+        let told = tokio::time::timeout(Duration::from_secs(10), watch.written());
+        told.await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn everybody_who_watches_a_file_is_told_that_it_was_written() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&path, "").expect("a file can be written");
+        fs::write(&other, "").expect("a file can be written");
+        let watches = [&path, &path, &other].map(|path| Watch::new(path));
+
+        fs::write(&path, "one").expect("a file can be written");
+
+        let [first, second, other] = &watches;
+        assert!(is_told(first).await && is_told(second).await);
+        assert_eq!(other.written().now_or_never(), None);
+        drop(watches);
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_is_not_told_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a");
+        fs::write(&path, "").expect("a file can be written");
+        let watch = Watch::new(&path);
+        let Some(watched) = &watch.0 else {
+            panic!("a file that is there can be watched");
+        };
+
+        watched.written.notify_one();
+        watch.forget();
+
+        assert_eq!(watch.written().now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_not_waited_for() {
+        let watch = Watch::new(Path::new("nowhere/to/be/found"));
+
+        watch.forget();
+
+        assert!(watch.0.is_none());
+    }
+}

@@ -1,0 +1,330 @@
+//! A replication that runs by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use replica_core::{ErrorKind, Op};
+use replica_engine::{Event, ReplicateError, Replication, SnapshotReason, Target};
+use replica_mock::{MockClient, file};
+use tokio::time::{Instant, timeout};
+
+use crate::support::{Live, NOW, raw, restored, stored};
+
+/// How long anything here may take, which is much longer than it does.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A database, and a replica of it that is up to date and kept so.
+async fn running() -> (Live, MockClient, Replication) {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let replication = live.started(&replica).await.start();
+    synced(&replication).await;
+    (live, replica, replication)
+}
+
+async fn synced(replication: &Replication) -> u64 {
+    let synced = timeout(LONG, replication.sync()).await;
+    let synced = synced.expect("a sync should come to its end");
+    synced.expect("replication should go on").get()
+}
+
+fn insert(live: &Live) {
+    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(900))");
+}
+
+async fn assert_restorable(live: &Live, replica: &MockClient) {
+    let restored = restored(&(Arc::new(replica.clone()) as _), Target::Latest).await;
+    assert!(restored == live.state(), "what was restored is another");
+}
+
+async fn next(events: &mut BoxStream<'static, Event>) -> Event {
+    let event = timeout(LONG, events.next()).await;
+    event
+        .expect("something should happen")
+        .expect("the replication should not have ended")
+}
+
+async fn next_but_checkpoints(events: &mut BoxStream<'static, Event>) -> Event {
+    loop {
+        match next(events).await {
+            Event::Checkpointed(_) => {}
+            event => return event,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_is_stored_without_being_asked_for() {
+    let (live, replica, replication) = running().await;
+    let mut events = replication.events();
+    insert(&live);
+
+    let event = next(&mut events).await;
+
+    let Event::Stored {
+        txid,
+        files,
+        bytes,
+        snapshot,
+    } = event
+    else {
+        panic!("{event:?}");
+    };
+    assert_eq!((txid.get(), files, snapshot), (2, 1, None));
+    assert_eq!(bytes, stored(&replica, 2).len() as u64);
+    assert_restorable(&live, &replica).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_commit_does_not_wait_until_the_log_is_polled() {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let mut options = live.options();
+    options.poll = Duration::from_secs(3600);
+    let replicator = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = replicator.expect("it should start").start();
+    synced(&replication).await;
+    let mut events = replication.events();
+    // By itself it looks after about one second, and then not before another one has passed.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+
+    let begun = Instant::now();
+    insert(&live);
+    let event = next(&mut events).await;
+
+    assert!(matches!(event, Event::Stored { .. }), "{event:?}");
+    assert!(begun.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test]
+async fn a_sync_returns_when_everything_is_stored_that_was_committed_before() {
+    let (live, replica, replication) = running().await;
+    for round in 0..5 {
+        insert(&live);
+
+        let txid = synced(&replication).await;
+
+        assert!(replica.content(raw(txid)).is_some(), "round {round}");
+        assert_eq!(replication.status().txid.map(|txid| txid.get()), Some(txid));
+        assert_restorable(&live, &replica).await;
+    }
+    let status = replication.status();
+    assert_eq!(status.files, replica.files().len() as u64);
+    assert_eq!(status.complete_at, Some(NOW));
+    assert!(status.trouble.is_none() && !status.ended && status.wal_bytes > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_of_the_store_while_nothing_is_committed() {
+    let (_live, replica, replication) = running().await;
+    replica.clear_calls();
+
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+
+    assert_eq!(replica.calls().len(), 0);
+    assert!(!replication.status().ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_within_a_window_share_a_file() {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let mut options = live.options();
+    options.window = Duration::from_secs(10);
+    let replicator = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = replicator.expect("it should start").start();
+    let mut events = replication.events();
+    next(&mut events).await;
+    let begun = Instant::now();
+
+    for _ in 0..10 {
+        insert(&live);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let event = next(&mut events).await;
+
+    assert!(matches!(event, Event::Stored { files: 1, .. }), "{event:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(9));
+    assert_restorable(&live, &replica).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_once_and_nothing_is_lost_or_stored_twice() {
+    let (live, replica, replication) = running().await;
+    let mut events = replication.events();
+    replica.on(Op::Write).times(30).fail(ErrorKind::Unavailable);
+
+    insert(&live);
+    let first = next(&mut events).await;
+    let trouble = replication.status().trouble.expect("the store is away");
+    insert(&live);
+    let then = [next(&mut events).await, next(&mut events).await];
+
+    assert!(matches!(first, Event::Interrupted(_)), "{first:?}");
+    assert!(matches!(&*trouble.error, ReplicateError::Store(_)));
+    let [
+        Event::Stored { files, .. },
+        Event::Resumed { attempts, after },
+    ] = &then
+    else {
+        panic!("{then:?}");
+    };
+    assert_eq!((*attempts, *files), (30, 2));
+    assert!(*after > Duration::from_secs(20) && *after < Duration::from_secs(30));
+    assert!(replication.status().trouble.is_none());
+    assert_eq!(replica.files().len(), 3);
+    assert_restorable(&live, &replica).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_the_store_does_nothing_is_lost() {
+    let (live, replica, replication) = running().await;
+    for round in 0..20 {
+        let write = || replica.on(Op::Write);
+        match round % 5 {
+            0 => write().fail(ErrorKind::Unavailable),
+            1 => write().after_applying().fail(ErrorKind::Unavailable),
+            2 => write().at_byte(100).fail(ErrorKind::Unavailable),
+            3 => write().delay(Duration::from_secs(20)),
+            _ => write().fail(ErrorKind::PermissionDenied),
+        }
+        insert(&live);
+        let sync = replication.sync();
+        insert(&live);
+
+        let synced = timeout(LONG, sync).await;
+
+        let txid = synced.expect("in time").expect("it goes on");
+        assert!(replica.content(raw(txid.get())).is_some());
+    }
+    synced(&replication).await;
+    replica.assert_faults_used();
+    assert_restorable(&live, &replica).await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_replaced_ends_it() {
+    let (live, _replica, replication) = running().await;
+    let mut events = replication.events();
+    std::fs::rename(live.path(), live.path().with_extension("old")).expect("it is there");
+
+    let error = replication
+        .sync()
+        .await
+        .expect_err("it is another database");
+
+    assert!(matches!(*error, ReplicateError::Replaced { .. }), "{error}");
+    let interrupted = next_but_checkpoints(&mut events).await;
+    assert!(
+        matches!(interrupted, Event::Interrupted(_)),
+        "{interrupted:?}"
+    );
+    let ended = next(&mut events).await;
+    assert!(matches!(ended, Event::Ended(Some(_))), "{ended:?}");
+    assert!(replication.status().ended);
+    replication.sync().await.expect_err("it has ended");
+    let ended = replication.shut_down(LONG).await;
+    assert!(!ended.complete && ended.status.trouble.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_who_writes_to_the_replica_ends_it() {
+    let (live, replica, replication) = running().await;
+    replica.put(file(0, 7..=7), NOW, stored(&replica, 1));
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    insert(&live);
+    let error = replication.sync().await.expect_err("somebody else writes");
+
+    assert!(matches!(*error, ReplicateError::Conflict { .. }), "{error}");
+    assert!(replica.content(raw(2)).is_none());
+}
+
+#[tokio::test]
+async fn a_shutdown_stores_what_was_committed() {
+    let (live, replica, replication) = running().await;
+    insert(&live);
+
+    let ended = replication.shut_down(LONG).await;
+
+    assert!(ended.complete && ended.status.ended);
+    assert_restorable(&live, &replica).await;
+    insert(&live);
+    let mut replicator = live.started(&replica).await;
+    let synced = replicator.sync().await.expect("a sync should succeed");
+    assert_eq!(synced.snapshot, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_take_longer_than_it_may() {
+    for hangs in [true, false] {
+        let (live, replica, replication) = running().await;
+        match hangs {
+            true => replica.on(Op::Write).hang(),
+            false => replica
+                .on(Op::Write)
+                .times(1000)
+                .fail(ErrorKind::Unavailable),
+        }
+        insert(&live);
+        let mut events = replication.events();
+
+        let begun = Instant::now();
+        let ended = replication.shut_down(Duration::from_secs(10)).await;
+
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        assert!(!ended.complete && ended.status.ended);
+        assert_eq!(ended.status.trouble.is_some(), !hangs);
+        while let Some(event) = events.next().await {
+            assert!(!matches!(event, Event::Stored { .. }), "{event:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replication_that_is_dropped_ends_at_once() {
+    let (live, replica, replication) = running().await;
+    let mut events = replication.events();
+    replica.on(Op::Write).hang();
+    insert(&live);
+    let stored = timeout(LONG, replication.sync()).await;
+    stored.expect_err("the store hangs");
+
+    drop(replication);
+
+    while events.next().await.is_some() {}
+    let mut replicator = live.started(&replica).await;
+    let synced = replicator.sync().await.expect("a sync should succeed");
+    assert_eq!((synced.txid.get(), synced.snapshot), (2, None));
+    assert_restorable(&live, &replica).await;
+}
+
+#[tokio::test]
+async fn it_keeps_the_log_short() {
+    let (live, replica) = (Live::new(4096), MockClient::new());
+    let mut options = live.options();
+    options.checkpoint_pages = 10;
+    options.poll = Duration::from_millis(50);
+    let replicator = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = replicator.expect("it should start").start();
+    let mut events = replication.events();
+
+    for _ in 0..3 {
+        live.run("INSERT INTO t(a, b) VALUES('some', randomblob(60000))");
+        loop {
+            match next(&mut events).await {
+                Event::Checkpointed(checkpointed) if checkpointed.recycled => break,
+                Event::Stored { snapshot, txid, .. } => {
+                    let first = Some(SnapshotReason::First).filter(|_| txid.get() == 1);
+                    assert_eq!(snapshot, first);
+                }
+                Event::Checkpointed(_) => {}
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+    synced(&replication).await;
+
+    assert!(replication.status().wal_bytes < 60 * 4120);
+    assert_restorable(&live, &replica).await;
+}
