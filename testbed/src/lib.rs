@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`Proxy`] | a TCP proxy | slow, stalled, cut, deaf: see [`Fault`] |
 //! | [`http::Scripted`] | an HTTP/1.1 server, or a relay to one | answers what a test says |
+//! | [`TlsRelay`] | TLS before a server that has none | nobody knows its authority |
 //! | [`S3Server`] | an S3 server in memory | stops, starts, and is stricter than most |
 //! | [`SftpServer`] | an SFTP server of a folder | lacks extensions and space, denies, changes its key |
 //!
@@ -32,8 +33,10 @@ mod port;
 mod proxy;
 mod s3;
 mod sftp;
+mod tls;
 
 pub use port::Port;
 pub use proxy::{Direction, Fault, Proxy};
 pub use s3::{OpenUpload, S3Server, StoredObject, pattern};
 pub use sftp::SftpServer;
+pub use tls::TlsRelay;

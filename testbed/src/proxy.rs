@@ -82,6 +82,13 @@ pub enum Fault {
     /// The connection is accepted, and then nothing passes, not even the connection itself, until
     /// the fault is cleared.
     BlackHole,
+    /// One bit of one byte arrives wrong.
+    Flip {
+        /// The way whose bytes count.
+        direction: Direction,
+        /// How many of them come before it.
+        after: u64,
+    },
     /// The request reaches the server; when its reply comes it is discarded, and the client's
     /// connection reset.
     DropReply,
@@ -247,7 +254,10 @@ impl Active {
             Fault::Stall { direction, after } => (Stop::Stall, direction, after),
             Fault::BlackHole => (Stop::Stall, direction, 0),
             Fault::DropReply => (Stop::Cut(Cut::DropReply), Direction::Down, 0),
-            Fault::Latency { .. } | Fault::Throttle { .. } | Fault::ResetAtConnect => return None,
+            Fault::Latency { .. }
+            | Fault::Throttle { .. }
+            | Fault::ResetAtConnect
+            | Fault::Flip { .. } => return None,
         };
         (counted == direction)
             .then(|| (stop, after.saturating_sub(self.passed[direction as usize])))
@@ -331,6 +341,7 @@ impl Link {
                 Ok(0) => Some(Load::End),
                 Ok(_) => None,
             };
+            self.spoil(direction, &mut buffer);
             let mut bytes = buffer.freeze();
             let mut last = load;
             while !bytes.is_empty() && last.is_none() {
@@ -388,6 +399,22 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Makes those of the next bytes wrong that shall be.
+    fn spoil(&self, direction: Direction, bytes: &mut [u8]) {
+        for active in lock(&self.faults).iter() {
+            if let Fault::Flip {
+                direction: counted,
+                after,
+            } = active.fault
+                && counted == direction
+                && let Some(ahead) = after.checked_sub(active.passed[direction as usize])
+                && let Some(byte) = usize::try_from(ahead).ok().and_then(|at| bytes.get_mut(at))
+            {
+                *byte ^= 1;
+            }
+        }
     }
 
     /// How many of the next `len` bytes pass, and what stops the others.

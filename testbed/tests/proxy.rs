@@ -76,6 +76,28 @@ fn a_reset_comes_after_the_bytes_that_pass() {
 }
 
 #[test]
+fn one_byte_arrives_wrong_and_its_neighbours_as_they_are() {
+    let proxy = Proxy::start(echo());
+    for direction in [Direction::Up, Direction::Down] {
+        proxy.next(
+            1,
+            Fault::Flip {
+                direction,
+                after: 200_000,
+            },
+        );
+
+        let first = exchange(&proxy, &[7; 300_000]).expect("an echo");
+        let second = exchange(&proxy, &[7; 300_000]).expect("an echo");
+
+        let mut wrong = vec![7; 300_000];
+        wrong[200_000] = 6;
+        assert!(first == wrong, "{direction:?}");
+        assert_eq!(second, [7; 300_000]);
+    }
+}
+
+#[test]
 fn a_connection_can_be_reset_before_a_byte_has_passed() {
     let proxy = Proxy::start(echo());
     proxy.next(2, Fault::ResetAtConnect);
