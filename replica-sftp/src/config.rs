@@ -168,7 +168,10 @@ pub enum HostKey {
     /// The server has this key.
     Key(PublicKey),
     /// Any key will do, so that whoever is between here and the server can read and change all
-    /// there is, and has the password. An application that offers this should warn.
+    /// there is, and has the password.
+    ///
+    /// A client logs nothing, so that an application which offers this has to warn: the command
+    /// `replica` does so whenever it opens such a replica.
     Unchecked,
 }
 
