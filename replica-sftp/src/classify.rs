@@ -186,3 +186,55 @@ pub(crate) fn copy(error: &Error) -> Error {
         None => copy,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_transient() {
+        let status = |code| Cause::Status(Status::of(code));
+        let io = |kind| Cause::Io(io::Error::from(kind));
+        let ssh = |code| Cause::Ssh(ssh2::Error::new(ErrorCode::Session(code), "in its words"));
+        for (cause, kind) in [
+            (status(Status::NO_SUCH_FILE), ErrorKind::NotFound),
+            (status(Status::NO_SUCH_PATH), ErrorKind::NotFound),
+            (
+                status(Status::PERMISSION_DENIED),
+                ErrorKind::PermissionDenied,
+            ),
+            (status(Status::WRITE_PROTECT), ErrorKind::PermissionDenied),
+            (status(Status::BAD_MESSAGE), ErrorKind::Invalid),
+            (status(Status::UNSUPPORTED), ErrorKind::Invalid),
+            (status(Status::FILE_ALREADY_EXISTS), ErrorKind::Invalid),
+            (status(Status::NO_CONNECTION), ErrorKind::Unavailable),
+            (status(Status::CONNECTION_LOST), ErrorKind::Unavailable),
+            (status(Status::FAILURE), ErrorKind::Other),
+            (status(Status::NO_SPACE), ErrorKind::Other),
+            (status(Status::QUOTA_EXCEEDED), ErrorKind::Other),
+            (status(4711), ErrorKind::Other),
+            (Cause::Lost(Lost::new("a reset")), ErrorKind::Unavailable),
+            (io(io::ErrorKind::ConnectionRefused), ErrorKind::Unavailable),
+            (io(io::ErrorKind::ConnectionReset), ErrorKind::Unavailable),
+            (io(io::ErrorKind::TimedOut), ErrorKind::Unavailable),
+            (ssh(TIMEOUT), ErrorKind::Unavailable),
+            (ssh(KEY_EXCHANGE_FAILURE), ErrorKind::Unavailable),
+            (ssh(AUTHENTICATION_FAILED), ErrorKind::PermissionDenied),
+            (ssh(PUBLICKEY_UNVERIFIED), ErrorKind::PermissionDenied),
+            (ssh(FILE), ErrorKind::Invalid),
+            (ssh(AGENT_PROTOCOL), ErrorKind::Invalid),
+            (ssh(CHANNEL_REQUEST_DENIED), ErrorKind::Invalid),
+        ] {
+            let told = format!("{cause:?}");
+
+            let error = classify("write", "/db", cause);
+
+            assert_eq!(error.kind(), kind, "{told}");
+            assert_eq!(error.is_transient(), kind == ErrorKind::Unavailable);
+            assert!(
+                error.to_string().contains("could not write /db: "),
+                "{error}"
+            );
+        }
+    }
+}

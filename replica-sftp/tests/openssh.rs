@@ -345,6 +345,93 @@ async fn a_refused_login_is_told_from_a_key_that_is_none() {
 }
 
 #[tokio::test]
+async fn keys_of_every_form_log_in_and_an_encrypted_one_with_its_passphrase_alone() {
+    const PASSPHRASE: &str = "correct horse battery staple";
+    let server = Sshd::start(Form::Whole);
+    let with = |name: &str, passphrase: Option<&str>| {
+        let mut config = server.config("db");
+        config.logins = vec![Login::Key {
+            key: PrivateKey::File(server.file(name)),
+            passphrase: passphrase.map(str::to_owned),
+        }];
+        config
+    };
+    for (name, form, format, passphrase) in [
+        ("rsa", ["rsa", "3072"], "RFC4716", None),
+        ("ecdsa", ["ecdsa", "256"], "RFC4716", None),
+        ("pem", ["rsa", "2048"], "PEM", None),
+        ("locked", ["ed25519", "256"], "RFC4716", Some(PASSPHRASE)),
+        ("locked_pem", ["rsa", "2048"], "PEM", Some(PASSPHRASE)),
+    ] {
+        server.authorize_new(name, form, format, passphrase);
+
+        let listed = client(with(name, passphrase))
+            .list_all(Level::RAW, Txid::FIRST, Timestamps::Fast)
+            .await;
+
+        assert!(listed.is_ok(), "{name}: {listed:?}");
+    }
+
+    for wrong in [None, Some("wrong")] {
+        let error = refusal(with("locked", wrong)).await;
+
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("passphrase"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_restarted_during_any_call_costs_that_call_alone() {
+    let mut server = Sshd::start(Form::Whole);
+    let client = client(server.config("db"));
+    let content = vec![7; 32 << 20];
+    let many: Vec<_> = (1000..3000).map(file).collect();
+
+    for call in ["list", "read", "write", "delete", "delete_all"] {
+        write(&client, 1, &content).await.expect(call);
+        for id in &many {
+            let name = server.path("db/ltx/0").join(id.txids.to_string());
+            fs::write(name, "small").expect(call);
+        }
+        let calling = {
+            let (client, many, content) = (client.clone(), many.clone(), content.clone());
+            tokio::spawn(async move {
+                match call {
+                    "list" => client
+                        .list_all(Level::RAW, Txid::FIRST, Timestamps::Fast)
+                        .await
+                        .map(|_| ()),
+                    "read" => client.read(file(1), (..).into()).await.map(|_| ()),
+                    "write" => write(&client, 2, &content).await,
+                    "delete" => client.delete(&many).await,
+                    _ => client.delete_all().await,
+                }
+            })
+        };
+        server = tokio::task::spawn_blocking(move || {
+            server.restart();
+            server
+        })
+        .await
+        .expect("it starts again");
+        if let Err(error) = calling.await.expect("no panic") {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{call}: {error}");
+        }
+
+        // A connection that was idle may not know of it yet.
+        let _ = client.list(Level::RAW, Txid::FIRST, Timestamps::Fast).await;
+        let listed = client
+            .list_all(Level::RAW, Txid::FIRST, Timestamps::Fast)
+            .await
+            .expect(call);
+        for info in listed {
+            let size = if info.size > 5 { content.len() } else { 5 };
+            assert_eq!(info.size, size as u64, "{call}: half a file");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_is_deaf_costs_the_time_limit_and_one_that_is_closed_nothing() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = |listener: &TcpListener| {

@@ -2,6 +2,7 @@
 //! It needs `sshd`, `sftp-server` and `ssh-keygen` (Debian: `openssh-server`), and says so.
 
 use std::fs;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -98,6 +99,30 @@ impl Sshd {
             key: PrivateKey::File(self.file(key)),
             passphrase: None,
         }
+    }
+
+    /// Makes a key and lets it in: of the form and length that `ssh-keygen` knows, in a file of
+    /// that format.
+    pub(crate) fn authorize_new(
+        &self,
+        name: &str,
+        [form, bits]: [&str; 2],
+        format: &str,
+        passphrase: Option<&str>,
+    ) {
+        let status = Command::new("ssh-keygen")
+            .args(["-q", "-t", form, "-b", bits, "-m", format])
+            .args(["-N", passphrase.unwrap_or_default(), "-f"])
+            .arg(self.file(name))
+            .status()
+            .expect("ssh-keygen should be installed: Debian's package is openssh-client");
+        assert!(status.success(), "ssh-keygen failed");
+        let public = fs::read(self.file(&format!("{name}.pub"))).expect("the public key");
+        let mut authorized = fs::OpenOptions::new()
+            .append(true)
+            .open(self.file("authorized_keys"))
+            .expect("the authorized keys");
+        authorized.write_all(&public).expect("space");
     }
 
     /// Ends every process that serves a connection, and leaves the one that listens.
