@@ -43,6 +43,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &[
             "replica-file/tests/folder.rs paths_are_litestreams",
             "replica-file/tests/golden.rs what_is_written_lies_where_litestream_put_it",
+            "replica-sftp/tests/server.rs files_lie_where_litestream_keeps_them_with_the_time_they_were_given",
         ],
     ),
     (
@@ -52,49 +53,153 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "RNG-11",
+        &["replica-sftp/tests/network.rs a_small_range_of_a_large_file_moves_little"],
+    ),
+    (
         "LST-09",
-        &["replica-file/tests/folder.rs what_is_no_file_of_the_replica_is_never_listed_or_opened"],
+        &[
+            "replica-file/tests/folder.rs what_is_no_file_of_the_replica_is_never_listed_or_opened",
+            "replica-sftp/tests/openssh.rs nothing_but_files_of_the_replica_is_listed",
+        ],
     ),
     (
         "LST-11",
-        &["replica-layers/tests/retry.rs a_listing_that_breaks_again_and_again_ends_in_the_error"],
+        &[
+            "replica-layers/tests/retry.rs a_listing_that_breaks_again_and_again_ends_in_the_error",
+            "replica-sftp/tests/network.rs a_listing_that_breaks_is_an_error_and_never_a_short_one",
+        ],
     ),
     (
         "ERR-02",
         &[
             "replica-file/tests/folder.rs a_root_that_is_a_file_or_below_one_is_invalid",
             "replica-file/tests/folder.rs a_root_behind_a_link_that_leads_nowhere_is_no_empty_replica",
+            "replica-sftp/tests/server.rs a_root_that_is_no_folder_is_no_empty_replica",
         ],
     ),
     (
+        "ERR-03",
+        &["replica-sftp/tests/trust.rs a_refused_login_is_tried_once_and_told_without_the_secret"],
+    ),
+    (
         "ERR-04",
-        &["replica-file/tests/processes.rs what_permissions_forbid_is_told_as_such"],
+        &[
+            "replica-file/tests/processes.rs what_permissions_forbid_is_told_as_such",
+            "replica-sftp/tests/server.rs what_permissions_forbid_is_told_as_such",
+        ],
+    ),
+    (
+        "ERR-06",
+        &["replica-sftp/src/classify.rs only_what_may_pass_is_transient"],
+    ),
+    (
+        "ERR-07",
+        &[
+            "replica-sftp/tests/network.rs a_server_that_hangs_at_any_stage_of_a_login_costs_the_time_limit",
+        ],
     ),
     (
         "ATM-07",
-        &["replica-file/tests/processes.rs a_writer_that_is_killed_leaves_nothing_that_lasts"],
+        &[
+            "replica-file/tests/processes.rs a_writer_that_is_killed_leaves_nothing_that_lasts",
+            "replica-sftp/tests/server.rs what_a_dead_process_has_left_disturbs_nobody_and_goes_with_everything",
+        ],
     ),
     (
         "ATM-08",
-        &["replica-file/tests/folder.rs a_failed_write_has_cleaned_up_when_it_returns"],
+        &[
+            "replica-file/tests/folder.rs a_failed_write_has_cleaned_up_when_it_returns",
+            "replica-sftp/tests/openssh.rs a_body_that_fails_leaves_no_temporary_file",
+        ],
+    ),
+    (
+        "CAN-06",
+        &[
+            "replica-sftp/tests/network.rs a_time_limit_around_a_call_is_kept_though_the_server_stands_still",
+        ],
     ),
     (
         "BIG-04",
-        &["replica-file/tests/folder.rs a_file_beyond_4_gib_is_listed_and_read"],
+        &[
+            "replica-file/tests/folder.rs a_file_beyond_4_gib_is_listed_and_read",
+            "replica-sftp/tests/server.rs a_file_beyond_4_gib_is_listed_and_read",
+        ],
+    ),
+    (
+        "TIM-03",
+        &[
+            "replica-sftp/tests/server.rs a_time_that_the_protocol_has_no_form_for_is_invalid_and_others_are_kept",
+        ],
+    ),
+    (
+        "TIM-05",
+        &["replica-sftp/tests/server.rs a_server_that_lists_names_alone_is_asked_for_the_rest"],
     ),
     (
         "DEL-05",
         &[
             "replica-file/src/client.rs a_file_that_can_not_be_deleted_is_named_and_the_others_are_gone",
+            "replica-sftp/tests/server.rs what_permissions_forbid_is_told_as_such",
         ],
     ),
     (
         "ISO-04",
-        &["replica-file/tests/folder.rs no_link_below_the_root_is_followed"],
+        &[
+            "replica-file/tests/folder.rs no_link_below_the_root_is_followed",
+            "replica-sftp/tests/openssh.rs deleting_everything_follows_no_link",
+        ],
+    ),
+    (
+        "ISO-05",
+        &[
+            "replica-sftp/tests/server.rs the_servers_own_root_can_be_a_replica_and_keeps_what_is_not_of_it",
+        ],
+    ),
+    (
+        "FLT-01",
+        &[
+            "replica-sftp/tests/network.rs a_network_that_refuses_connections_at_first_costs_retries",
+        ],
+    ),
+    (
+        "FLT-02",
+        &[
+            "replica-sftp/tests/network.rs a_read_that_breaks_at_any_byte_is_an_error_after_the_right_bytes",
+        ],
+    ),
+    (
+        "FLT-04",
+        &[
+            "replica-sftp/tests/network.rs a_read_that_breaks_at_any_byte_is_an_error_after_the_right_bytes",
+        ],
+    ),
+    (
+        "FLT-08",
+        &[
+            "replica-sftp/tests/network.rs a_write_whose_answers_are_lost_at_any_byte_leaves_one_whole_file_when_it_is_retried",
+        ],
     ),
     (
         "FLT-09",
         &["replica-layers/tests/retry.rs a_file_replaced_within_a_break_ends_the_read"],
+    ),
+    (
+        "FLT-10",
+        &[
+            "replica-sftp/tests/network.rs a_transfer_that_stands_still_is_given_up",
+            "replica-sftp/tests/network.rs a_slow_transfer_that_gets_on_is_not_cut",
+        ],
+    ),
+    (
+        "FLT-11",
+        &[
+            "replica-sftp/tests/network.rs a_reader_whose_connection_was_closed_while_it_paused_goes_on_where_it_was",
+        ],
+    ),
+    (
+        "FLT-12",
+        &["replica-sftp/tests/network.rs two_hundred_failures_leave_a_client_that_works"],
     ),
     (
         "FIL-01",
@@ -115,6 +220,36 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     (
         "FIL-04",
         &["replica-file/tests/folder.rs the_root_may_be_a_symbolic_link"],
+    ),
+    (
+        "SFT-01",
+        &[
+            "replica-sftp/tests/server.rs a_server_without_posix_rename_replaces_only_for_who_knows_it",
+        ],
+    ),
+    (
+        "SFT-02",
+        &[
+            "replica-sftp/tests/network.rs a_server_that_goes_away_during_any_call_costs_that_call_and_leaves_nothing_half_there",
+            "replica-sftp/tests/openssh.rs a_server_that_is_restarted_during_any_call_costs_that_call_alone",
+        ],
+    ),
+    (
+        "SFT-03",
+        &[
+            "replica-sftp/tests/trust.rs a_server_with_another_key_than_the_given_one_is_shown_nothing",
+            "replica-sftp/tests/trust.rs a_server_that_no_file_knows_is_shown_nothing_and_the_error_says_what_to_add",
+            "replica-sftp/tests/trust.rs any_key_will_do_only_for_who_asks_for_that",
+        ],
+    ),
+    (
+        "SFT-04",
+        &[
+            "replica-sftp/tests/server.rs a_full_disk_is_told_from_other_failures_and_leaves_the_old_file_and_nothing_else",
+            "replica-sftp/tests/server.rs a_quota_is_guessed_where_the_disk_has_space",
+            "replica-sftp/tests/server.rs a_name_that_a_folder_has_is_told_as_such",
+            "replica-sftp/tests/server.rs a_server_without_fsync_is_written_to_and_one_with_it_is_asked",
+        ],
     ),
     (
         "SELF-01",
@@ -143,18 +278,29 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &["replica-file/tests/folder.rs what_is_no_file_of_the_replica_is_never_listed_or_opened"],
     ),
     (
+        "K4",
+        &[
+            "replica-sftp/tests/server.rs a_root_that_is_no_folder_is_no_empty_replica",
+            "replica-sftp/tests/trust.rs a_refused_login_is_tried_once_and_told_without_the_secret",
+        ],
+    ),
+    (
         "K6",
         &["replica-layers/tests/retry.rs a_file_replaced_within_a_break_ends_the_read"],
     ),
     (
         "K11",
-        &["replica-file/tests/processes.rs a_writer_that_is_killed_leaves_nothing_that_lasts"],
+        &[
+            "replica-file/tests/processes.rs a_writer_that_is_killed_leaves_nothing_that_lasts",
+            "replica-sftp/tests/server.rs a_full_disk_is_told_from_other_failures_and_leaves_the_old_file_and_nothing_else",
+        ],
     ),
     (
         "K12",
         &[
             "replica-file/src/client.rs all_that_a_file_needs_is_on_the_disk_before_its_write_returns",
             "replica-file/src/client.rs folders_that_another_process_has_just_made_are_synced_too",
+            "replica-sftp/tests/server.rs a_server_without_fsync_is_written_to_and_one_with_it_is_asked",
         ],
     ),
     (
@@ -163,41 +309,39 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     (
         "K20",
-        &["replica-file/src/client.rs a_write_that_is_dropped_before_its_commit_never_happens"],
+        &[
+            "replica-file/src/client.rs a_write_that_is_dropped_before_its_commit_never_happens",
+            "replica-sftp/tests/network.rs a_write_that_nobody_waits_for_any_more_is_gone_soon",
+        ],
     ),
     (
         "K23",
-        &["replica-layers/tests/timeout.rs a_write_whose_store_stands_still_is_given_up"],
+        &[
+            "replica-layers/tests/timeout.rs a_write_whose_store_stands_still_is_given_up",
+            "replica-sftp/tests/network.rs a_server_that_hangs_at_any_stage_of_a_login_costs_the_time_limit",
+            "replica-sftp/tests/network.rs a_transfer_that_stands_still_is_given_up",
+        ],
+    ),
+    (
+        "K24",
+        &[
+            "replica-sftp/tests/network.rs a_server_that_goes_away_during_any_call_costs_that_call_and_leaves_nothing_half_there",
+        ],
     ),
 ];
 
 /// Entries that only a store behind a network has, and what it takes to ask for them.
 const WITH_A_NETWORK: &[(&str, &str)] = &[
-    ("ERR-03", "a store with credentials"),
-    ("ERR-06", "a scripted HTTP server"),
-    ("ERR-07", "a host that never answers"),
     (
         "CAN-02",
         "a store with multipart uploads, whose open ones can be seen",
     ),
     ("BIG-03", "a store with multipart uploads"),
-    ("TIM-05", "a store whose times take a request"),
-    ("ISO-05", "a bucket of its own"),
-    ("FLT-01", "a proxy that cuts connections"),
-    ("FLT-02", "a proxy that cuts connections"),
     ("FLT-03", "a scripted HTTP server"),
-    ("FLT-04", "a proxy that cuts connections"),
     ("FLT-05", "a scripted HTTP server"),
     ("FLT-06", "a scripted HTTP server"),
     ("FLT-07", "a scripted HTTP server"),
-    ("FLT-08", "a proxy that loses replies"),
-    ("FLT-11", "a proxy that closes idle connections"),
-    ("FLT-12", "a scripted HTTP server"),
     ("FLT-13", "a store with checksums end to end"),
-    ("SFT-01", "an SFTP server"),
-    ("SFT-02", "an SFTP server"),
-    ("SFT-03", "an SFTP server"),
-    ("SFT-04", "an SFTP server"),
     ("S3W-01", "a scripted S3 server"),
     ("S3W-02", "a scripted S3 server"),
     ("S3W-03", "a scripted S3 server"),
