@@ -52,20 +52,6 @@ fn stall(direction: Direction, after: u64) -> Fault {
     Fault::Stall { direction, after }
 }
 
-/// The names in the folder of level 0.
-fn names(server: &Served) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(server.path("db/ltx/0")) else {
-        return Vec::new();
-    };
-    let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        let name = entry.expect("an entry").file_name();
-        name.into_string().expect("UTF-8")
-    };
-    let mut names: Vec<_> = entries.map(name).collect();
-    names.sort();
-    names
-}
-
 #[tokio::test]
 async fn a_network_that_refuses_connections_at_first_costs_retries() {
     let (server, network) = far();
@@ -225,7 +211,7 @@ async fn a_write_whose_answers_are_lost_at_any_byte_leaves_one_whole_file_when_i
     }
     // Answered in order, so that all that was to be cleared away before is.
     assert_eq!(listed(&client).await.unwrap(), [1, 2]);
-    until("the end of temporary files", || names(&server).len() == 2).await;
+    until("the end of temporary files", || server.names().len() == 2).await;
 }
 
 const CALLS: [&str; 6] = ["list", "open", "write", "overwrite", "delete", "delete_all"];
@@ -281,7 +267,7 @@ async fn a_server_that_goes_away_during_any_call_costs_that_call_and_leaves_noth
                 };
                 assert!(is_whole, "{told}: {txid} is half there");
             }
-            let has_no_litter = || names(&server).iter().all(|name| name.ends_with(".ltx"));
+            let has_no_litter = || server.names().iter().all(|name| name.ends_with(".ltx"));
             until(&format!("no litter after {told}"), has_no_litter).await;
         }
     }
@@ -492,7 +478,7 @@ async fn a_write_that_nobody_waits_for_any_more_is_gone_soon() {
     let body = stuck(content(500_000, 1), closed);
     {
         let mut writing = std::pin::pin!(client.write(file(1), NOON, body));
-        let begun = until("a temporary file", || names(&server).len() == 1);
+        let begun = until("a temporary file", || server.names().len() == 1);
         tokio::select! {
             _ = &mut writing => panic!("its body has not ended"),
             () = begun => {}
@@ -500,7 +486,7 @@ async fn a_write_that_nobody_waits_for_any_more_is_gone_soon() {
     }
 
     until("the end of the temporary file", || {
-        names(&server).is_empty()
+        server.names().is_empty()
     })
     .await;
     drop(gate);

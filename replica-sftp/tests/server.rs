@@ -14,18 +14,6 @@ use replica_sftp::SftpClient;
 use support::calls::{NOON, client, content, file, listed, read, soon, until, write};
 use support::served::Served;
 
-/// The names in the folder of level 0.
-fn names(server: &Served) -> Vec<String> {
-    let entries = fs::read_dir(server.path("db/ltx/0")).expect("the level's folder");
-    let name = |entry: std::io::Result<fs::DirEntry>| {
-        let name = entry.expect("an entry").file_name();
-        name.into_string().expect("UTF-8")
-    };
-    let mut names: Vec<_> = entries.map(name).collect();
-    names.sort();
-    names
-}
-
 fn name(txid: u64) -> String {
     file(txid).txids.to_string()
 }
@@ -34,11 +22,10 @@ fn name(txid: u64) -> String {
 async fn failed_write(server: &Served, writable: u64) -> (SftpClient, Error) {
     let client = client(server.config("db"));
     let first = write(&client, 1, &content(10, 1)).await;
-    first.expect("there is space for ten bytes");
+    first.expect("there should be space for the first");
     server.fail_writes_after(writable);
     let second = write(&client, 1, &content(500_000, 2)).await;
-    let error = second.expect_err("the disk is full");
-    (client, error)
+    (client, second.expect_err("there should be no space left"))
 }
 
 #[tokio::test]
@@ -51,7 +38,7 @@ async fn a_full_disk_is_told_from_other_failures_and_leaves_the_old_file_and_not
 
         assert_eq!(error.kind(), ErrorKind::Other, "{error}");
         assert!(error.to_string().contains("no space is left"), "{error}");
-        assert_eq!(names(&server), [name(1)]);
+        assert_eq!(server.names(), [name(1)]);
         assert_eq!(read(&client, 1).await.unwrap(), content(10, 1));
     }
 }
@@ -64,7 +51,7 @@ async fn a_quota_is_guessed_where_the_disk_has_space() {
 
     assert_eq!(error.kind(), ErrorKind::Other, "{error}");
     assert!(error.to_string().contains("a quota may be"), "{error}");
-    assert_eq!(names(&server), [name(1)]);
+    assert_eq!(server.names(), [name(1)]);
 }
 
 #[tokio::test]
@@ -77,7 +64,7 @@ async fn a_failure_without_a_reason_is_told_where_nothing_can_be_asked() {
 
     assert_eq!(error.kind(), ErrorKind::Other, "{error}");
     assert!(error.to_string().contains("gives no reason"), "{error}");
-    assert_eq!(names(&server), [name(1)]);
+    assert_eq!(server.names(), [name(1)]);
 }
 
 #[tokio::test]
@@ -95,7 +82,7 @@ async fn a_name_that_a_folder_has_is_told_as_such() {
             error.to_string().contains("a folder has the name"),
             "{error}"
         );
-        assert_eq!(names(&server), [name(1)]);
+        assert_eq!(server.names(), [name(1)]);
     }
 }
 
@@ -159,7 +146,7 @@ async fn a_server_without_posix_rename_replaces_only_for_who_knows_it() {
     assert!(refused.to_string().contains("atomic_replace"), "{refused}");
     assert_eq!(kept, content(10, 1));
     assert_eq!(read(&asked, 1).await.unwrap(), content(10, 3));
-    assert_eq!(names(&server), [name(1)]);
+    assert_eq!(server.names(), [name(1)]);
 }
 
 #[tokio::test]
@@ -190,7 +177,7 @@ async fn what_permissions_forbid_is_told_as_such() {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
         assert_eq!(error.op(), Some(op));
     }
-    assert_eq!(names(&server), [name(1)], "and the other file is deleted");
+    assert_eq!(server.names(), [name(1)], "and the other file is deleted");
 }
 
 #[tokio::test]

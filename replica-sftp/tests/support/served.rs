@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io};
 
 use replica_sftp::{HostKey, Login, SftpConfig};
 use tempfile::TempDir;
@@ -39,6 +40,20 @@ impl Served {
     /// How to reach the replica `root` by a network of its own.
     pub(crate) fn config_by(&self, network: &Proxy, root: &str) -> SftpConfig {
         self.config(root).port(network.address().port())
+    }
+
+    /// The names in the folder of level 0 of the replica `db`, where there is one.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path("db/ltx/0")) else {
+            return Vec::new();
+        };
+        let name = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.expect("an entry").file_name();
+            name.into_string().expect("UTF-8")
+        };
+        let mut names: Vec<_> = entries.map(name).collect();
+        names.sort();
+        names
     }
 
     /// Where what clients call `/<name>` is.
