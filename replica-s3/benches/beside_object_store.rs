@@ -1,11 +1,16 @@
-//! What a large file costs, beside the same sent by `object_store` alone, in one run:
+//! How fast a large file is, beside the same sent by `object_store` alone, in one run:
 //!
 //! ```text
-//! cargo bench -p replica-s3 -- ENDPOINT BUCKET ACCESS_KEY SECRET_KEY [MIB]
+//! cargo bench -p replica-s3 --bench beside_object_store -- \
+//!     ENDPOINT BUCKET ACCESS_KEY SECRET_KEY [MIB [PAIRS]]
 //! ```
+//!
+//! A pair is one of each, and the next pair begins with the other: a server is slower right after
+//! a large write, whoever comes next. The server takes twice as many bytes as a pair for each.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -17,7 +22,7 @@ use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use replica_core::{Body, FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
 use replica_s3::{Credentials, S3Client, S3Config};
 
-const RUNS: usize = 3;
+const PAIRS: usize = 5;
 const PIECE: usize = 1 << 20;
 const FILE: FileId = FileId {
     level: Level::RAW,
@@ -35,10 +40,9 @@ async fn main() -> ExitCode {
         println!("nothing measured: name ENDPOINT BUCKET ACCESS_KEY SECRET_KEY [MIB]");
         return ExitCode::SUCCESS;
     };
-    let pieces = rest
-        .first()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1024);
+    let number = |index: usize| rest.get(index).and_then(|text| text.parse().ok());
+    let pieces = number(0).unwrap_or(1024);
+    let pairs = number(1).unwrap_or(PAIRS).max(1);
     let config = S3Config::new(bucket)
         .prefix("replica-s3-bench")
         .endpoint(endpoint)
@@ -54,25 +58,64 @@ async fn main() -> ExitCode {
         .build()
         .expect("a store");
 
-    let mut times: [Vec<f64>; 4] = Default::default();
-    for _ in 0..RUNS {
-        times[0].push(seconds(put(&ours, pieces)).await);
-        times[1].push(seconds(raw_put(&raw, pieces)).await);
-        times[2].push(seconds(get(&ours, pieces)).await);
-        times[3].push(seconds(raw_get(&raw, pieces)).await);
-    }
+    println!("{pieces} MiB, {pairs} pairs in turn");
+    let puts = Times::of(pairs, || put(&ours, pieces), || raw_put(&raw, pieces)).await;
+    let gets = Times::of(pairs, || get(&ours, pieces), || raw_get(&raw, pieces)).await;
     ours.delete_all().await.expect("a deletion");
-    let [put, raw_put, get, raw_get] = times.map(median);
-    println!("{pieces} MiB, median of {RUNS} runs, in turn");
-    println!(
-        "put  {put:6.2} s, object_store {raw_put:6.2} s: {:.2} of its speed",
-        raw_put / put
-    );
-    println!(
-        "get  {get:6.2} s, object_store {raw_get:6.2} s: {:.2} of its speed",
-        raw_get / get
-    );
+    println!("put  {puts}");
+    println!("get  {gets}");
     ExitCode::SUCCESS
+}
+
+/// The seconds that each took, pair for pair.
+struct Times {
+    ours: Vec<f64>,
+    raw: Vec<f64>,
+}
+
+impl Times {
+    async fn of<A, B>(pairs: usize, ours: impl Fn() -> A, raw: impl Fn() -> B) -> Times
+    where
+        A: Future<Output = ()>,
+        B: Future<Output = ()>,
+    {
+        let mut times = Times {
+            ours: Vec::new(),
+            raw: Vec::new(),
+        };
+        for pair in 0..pairs {
+            if pair % 2 == 0 {
+                times.ours.push(seconds(ours()).await);
+                times.raw.push(seconds(raw()).await);
+            } else {
+                times.raw.push(seconds(raw()).await);
+                times.ours.push(seconds(ours()).await);
+            }
+        }
+        times
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ratios = self
+            .ours
+            .iter()
+            .zip(&self.raw)
+            .map(|(ours, raw)| raw / ours);
+        let ratios: Vec<_> = ratios.collect();
+        write!(
+            f,
+            "{:6.2} s, object_store {:6.2} s: {:.2} of its speed (pair for pair",
+            median(&self.ours),
+            median(&self.raw),
+            median(&self.raw) / median(&self.ours)
+        )?;
+        for ratio in &ratios {
+            write!(f, " {ratio:.2}")?;
+        }
+        write!(f, ", median {:.2})", median(&ratios))
+    }
 }
 
 async fn seconds(work: impl Future<Output = ()>) -> f64 {
@@ -81,9 +124,12 @@ async fn seconds(work: impl Future<Output = ()>) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+/// The middle one, or that between the two in the middle.
+fn median(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    let (low, high) = (times[(times.len() - 1) / 2], times[times.len() / 2]);
+    f64::midpoint(low, high)
 }
 
 async fn put(client: &S3Client, pieces: usize) {
