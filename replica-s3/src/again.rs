@@ -5,12 +5,14 @@ use std::time::Duration;
 use object_store::aws::AmazonS3Builder;
 use object_store::{BackoffConfig, RetryConfig};
 
-/// What takes longer is for the layers, who do the whole call again.
-const FOR: Duration = Duration::from_secs(20);
-
-/// The same store, which sends a request up to `times` times more if it fails for a reason that
-/// may pass.
-pub(crate) fn sends_again(builder: AmazonS3Builder, times: usize) -> AmazonS3Builder {
+/// The same store, which sends a request up to `times` times more, for as long as `within` after
+/// the first, if it fails for a reason that may pass. What takes longer is for the layers, who do
+/// the whole call again.
+pub(crate) fn sends_again(
+    builder: AmazonS3Builder,
+    times: usize,
+    within: Duration,
+) -> AmazonS3Builder {
     builder.with_retry(RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),
@@ -18,6 +20,6 @@ pub(crate) fn sends_again(builder: AmazonS3Builder, times: usize) -> AmazonS3Bui
             base: 2.0,
         },
         max_retries: times,
-        retry_timeout: FOR,
+        retry_timeout: within,
     })
 }

@@ -45,6 +45,8 @@ pub(crate) struct Bucket {
     pub(crate) once: AmazonS3,
     /// Sends the requests of an upload again, if they fail for a reason that may pass.
     pub(crate) again: AmazonS3,
+    /// Sends them again for longer.
+    pub(crate) patient: AmazonS3,
 }
 
 impl Bucket {
@@ -66,6 +68,7 @@ impl Bucket {
         Ok(Bucket {
             once: uploads.once()?,
             again: uploads.again()?,
+            patient: uploads.patient()?,
             headers: common_headers(&endpoint.provider)?,
             customer_key: customer_key(&config.encryption)?,
             place: Place {

@@ -157,11 +157,7 @@ fn judge_refusal(refusal: &Refusal, place: &Place) -> (ErrorKind, String) {
         "RequestTimeout" | "RequestCanceled" | "ClientClosedRequest" => {
             say(Unavailable, "the store waited too long for the request")
         }
-        "BadDigest"
-        | "XAmzContentSHA256Mismatch"
-        | "XAmzContentChecksumMismatch"
-        | "InvalidDigest"
-        | "IncompleteBody" => say(
+        _ if refusal.is_of_damage() => say(
             Unavailable,
             "it was changed or cut on its way to the store, which did not take it",
         ),

@@ -35,7 +35,7 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
                 .with_connect_timeout(config.connect_timeout.min(CREDENTIALS_TIMEOUT))
                 .with_timeout(CREDENTIALS_TIMEOUT),
         );
-    let builder = sends_again(builder, 1);
+    let builder = sends_again(builder, 1, 2 * CREDENTIALS_TIMEOUT);
     let builder = match &config.credentials {
         Credentials::Anonymous => return Ok(None),
         Credentials::Static {

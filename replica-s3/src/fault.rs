@@ -110,6 +110,18 @@ impl Refusal {
         }
     }
 
+    /// Whether what arrived was not what was sent.
+    pub(crate) fn is_of_damage(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "XAmzContentChecksumMismatch"
+                | "InvalidDigest"
+                | "IncompleteBody"
+        )
+    }
+
     /// The refusal that `body` is, although the answer's status is good: S3 begins to answer the
     /// completion of an upload before it knows how that ends.
     pub(crate) fn in_good_answer(headers: &HeaderMap, body: &[u8]) -> Option<Refusal> {

@@ -103,8 +103,18 @@ impl Transport {
         })
     }
 
-    /// Sends `request`, and gives the answer when its headers are there.
+    /// Sends `request`, which can be repeated, and gives the answer when its headers are there.
+    ///
+    /// A connection that the server has closed while it was idle may show it only now: then the
+    /// request is sent once more.
     pub(crate) async fn send(&self, request: HttpRequest) -> Result<Answer, Fault> {
+        match self.send_once(request.clone()).await {
+            Err(Fault::Broken(_)) => self.send_once(request).await,
+            result => result,
+        }
+    }
+
+    async fn send_once(&self, request: HttpRequest) -> Result<Answer, Fault> {
         let (parts, body) = request.into_parts();
         let address = parts.uri.to_string();
         let url = address
@@ -274,7 +284,11 @@ impl Body for Outgoing {
 impl HttpService for Transport {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let exchange = async {
-            let answer = self.send(request).await?;
+            let answer = if request.method().is_idempotent() {
+                self.send(request).await?
+            } else {
+                self.send_once(request).await?
+            };
             answer.collect().await
         };
         match exchange.await {
@@ -289,18 +303,21 @@ impl HttpService for Transport {
     }
 }
 
-/// Says which requests of an upload `object_store` sends again.
+/// Says which requests of an upload `object_store` sends again, where it may: all that it sends
+/// more than once can be repeated, also those that it would not repeat by itself once they may
+/// have arrived.
 fn what_to_send_again(fault: &Fault) -> HttpErrorKind {
-    match fault {
-        Fault::Unreachable(_, _) => HttpErrorKind::Connect,
-        Fault::Silent(_) => HttpErrorKind::Timeout,
-        Fault::Broken(_) => HttpErrorKind::Interrupted,
-        Fault::Refused(refusal) => match refusal.status {
-            408 | 429 | 500 | 502..=504 => HttpErrorKind::Request,
-            200 => HttpErrorKind::Request,
-            _ => HttpErrorKind::Unknown,
-        },
-        Fault::Nonsense(_) | Fault::Unsigned { .. } => HttpErrorKind::Unknown,
+    let may_pass = match fault {
+        Fault::Unreachable(_, _) | Fault::Silent(_) | Fault::Broken(_) => true,
+        Fault::Refused(refusal) => {
+            matches!(refusal.status, 200 | 408 | 429 | 500 | 502..=504) || refusal.is_of_damage()
+        }
+        Fault::Nonsense(_) | Fault::Unsigned { .. } => false,
+    };
+    if may_pass {
+        HttpErrorKind::Request
+    } else {
+        HttpErrorKind::Unknown
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stores of `object_store` that uploads are sent by.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,10 +15,12 @@ use crate::config::{Encryption, S3Config};
 use crate::credentials::Signing;
 use crate::transport::Transport;
 
-/// How often a request of an upload is sent again.
-const AGAIN: usize = 3;
+/// How often a request of an upload is sent again, and for how long.
+const AGAIN: (usize, Duration) = (3, Duration::from_secs(20));
+/// How often an upload's abortion is, and for how long: as long as a server takes to come back.
+const PATIENT: (usize, Duration) = (100, Duration::from_secs(60));
 
-/// What the two stores that send uploads are made of.
+/// What the stores that send uploads are made of.
 pub(crate) struct Uploads<'a> {
     pub(crate) config: &'a S3Config,
     pub(crate) endpoint: &'a Endpoint,
@@ -29,7 +32,7 @@ pub(crate) struct Uploads<'a> {
 impl Uploads<'_> {
     /// A store that sends each request once.
     pub(crate) fn once(&self) -> Result<AmazonS3, Error> {
-        self.store(0)
+        self.store((0, Duration::ZERO))
     }
 
     /// A store that sends a request again if it fails for a reason that may pass: one lost part
@@ -38,7 +41,12 @@ impl Uploads<'_> {
         self.store(AGAIN)
     }
 
-    fn store(&self, times: usize) -> Result<AmazonS3, Error> {
+    /// A store that waits for a server that is started again: nobody waits for what it sends.
+    pub(crate) fn patient(&self) -> Result<AmazonS3, Error> {
+        self.store(PATIENT)
+    }
+
+    fn store(&self, (times, within): (usize, Duration)) -> Result<AmazonS3, Error> {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&self.config.bucket)
             .with_region(&self.endpoint.region)
@@ -49,7 +57,7 @@ impl Uploads<'_> {
             .with_client_options(
                 ClientOptions::new().with_default_headers(common_headers(&self.endpoint.provider)?),
             );
-        builder = sends_again(builder, times);
+        builder = sends_again(builder, times, within);
         builder = match self.credentials {
             Some(credentials) => builder.with_credentials(Arc::clone(credentials) as _),
             None => builder.with_skip_signature(true),

@@ -1,6 +1,8 @@
 //! Writing a file: in one request, or in parts.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +15,7 @@ use object_store::{
 use replica_core::{Body, ByteStream, Error, ErrorKind, FileId, FileInfo, Result, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::bucket::Bucket;
 use crate::fault::Fault;
@@ -30,7 +33,7 @@ const SMALL_CHUNK: usize = 64 << 10;
 const GATHERED: usize = 1 << 20;
 
 /// How long a failed write waits for its upload to be aborted, which goes on without it.
-const ABORT_WAIT: Duration = Duration::from_secs(10);
+const ABORT_WAIT: Duration = Duration::from_secs(3);
 
 /// What a write is told beside the file.
 pub(crate) struct Settings<'a> {
@@ -312,7 +315,6 @@ impl Upload {
     ) -> Result<u64> {
         let Some(id) = &self.id else { return Ok(0) };
         let Destination { bucket, key, path } = &self.file;
-        let fail = |error| bucket.upload_error(error, "write", key);
         let rest = stream::try_unfold(parts, |mut parts| async move {
             if parts.is_over() {
                 return Ok(None);
@@ -326,11 +328,7 @@ impl Upload {
                 .chain(rest)
                 .zip(stream::iter(0..).map(Ok::<usize, Error>))
                 .map(|(part, index)| Ok::<_, Error>((part?, index?)))
-                .map_ok(|(part, index)| async move {
-                    let size = part.content_length() as u64;
-                    let sent = bucket.again.put_part(path, id, index, part).await;
-                    Ok((sent.map_err(fail)?, size))
-                })
+                .map_ok(|(part, index)| self.spawn_part(id.clone(), index, part))
                 .try_buffered(parts_in_flight)
         );
         while let Some((part, part_size)) = sending.try_next().await? {
@@ -348,9 +346,28 @@ impl Upload {
                 {
                     return Ok(size);
                 }
-                Err(fail(error))
+                Err(bucket.upload_error(error, "write", key))
             }
         }
+    }
+
+    /// Sends a part in a task of its own: each is hashed for its signature, and one thread alone
+    /// would be slower at that than many a network.
+    async fn spawn_part(
+        &self,
+        id: String,
+        index: usize,
+        part: PutPayload,
+    ) -> Result<(PartId, u64)> {
+        let Destination { bucket, key, path } = self.file.clone();
+        let task = self.runtime.spawn(async move {
+            let size = part.content_length() as u64;
+            match bucket.again.put_part(&path, &id, index, part).await {
+                Ok(sent) => Ok((sent, size)),
+                Err(error) => Err(bucket.upload_error(error, "write", &key)),
+            }
+        });
+        Sending(task).await
     }
 
     /// Whether the store has a file like the one that was sent, made of as many parts.
@@ -367,14 +384,38 @@ impl Upload {
     }
 
     /// Begins to abort the upload, unless that was begun before or it is complete.
-    fn abort(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+    fn abort(&mut self) -> Option<JoinHandle<()>> {
         let id = self.id.take()?;
         let Destination { bucket, path, .. } = self.file.clone();
         Some(self.runtime.spawn(async move {
             // An upload that can't be aborted is left to the rule that aborts incomplete uploads,
             // or to `delete_all`.
-            drop(bucket.again.abort_multipart(&path, &id).await);
+            drop(bucket.patient.abort_multipart(&path, &id).await);
         }))
+    }
+}
+
+/// The task that sends a part, which ends with whoever waits for it.
+struct Sending(JoinHandle<Result<(PartId, u64)>>);
+
+impl Future for Sending {
+    type Output = Result<(PartId, u64)>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(ended.unwrap_or_else(|error| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "the runtime was shut down during the write",
+            )
+            .with_source(error))
+        }))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,0 +1,129 @@
+//! How files leave the bucket.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use md5::{Digest, Md5};
+
+use super::*;
+
+/// K17.
+#[tokio::test]
+async fn deleting_all_aborts_the_open_uploads_below_the_root() {
+    let server = S3Server::start();
+    let client = client(&server);
+    server.leave_upload(KEY_1, std::time::SystemTime::UNIX_EPOCH);
+    server.leave_upload("db2/x", std::time::SystemTime::UNIX_EPOCH);
+
+    client.delete_all().await.unwrap();
+
+    let left: Vec<_> = server
+        .open_uploads()
+        .into_iter()
+        .map(|upload| upload.key)
+        .collect();
+    assert_eq!(left, ["db2/x"]);
+}
+
+/// DEL-04, S3W-02.
+#[tokio::test]
+async fn files_are_deleted_in_batches_of_a_thousand() {
+    let (server, relay, client) = relayed();
+    for count in [1_u64, 1000, 1001, 2500] {
+        let files: Vec<_> = (1..=count).map(raw).collect();
+        for file in &files {
+            let key = format!("db/0000/{}", file.txids);
+            server.put(&key, StoredObject::new("x"));
+        }
+        relay.take_requests();
+
+        client.delete(&files).await.unwrap();
+
+        assert!(server.keys().is_empty());
+        let requests = relay.take_requests();
+        assert_eq!(requests.len() as u64, count.div_ceil(1000));
+        for request in requests {
+            let digest = BASE64_STANDARD.encode(Md5::digest(&request.body));
+            assert_eq!(request.header("content-md5"), Some(&*digest));
+        }
+    }
+    client.delete(&[]).await.unwrap();
+    assert!(relay.take_requests().is_empty());
+}
+
+/// DEL-05, K16.
+#[tokio::test]
+async fn a_file_that_could_not_be_deleted_is_named_and_the_others_are_gone() {
+    let (server, relay, client) = relayed();
+    for txid in 1..=3 {
+        write(&client, txid, 1).await.unwrap();
+    }
+    relay.on(|request| request.method == "POST").times(1).alter(|_| {
+        Answer::new(200).body(format!(
+            "<DeleteResult><Error><Key>{KEY_1}</Key><Code>AccessDenied</Code><Message>no</Message></Error>\
+             <Error><Key>db/0000/{}</Key><Code>NoSuchKey</Code></Error></DeleteResult>",
+            raw(2).txids
+        ))
+    });
+
+    let error = client.delete(&[raw(1), raw(2), raw(3)]).await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(error.files(), [raw(1)]);
+    assert!(server.keys().is_empty());
+}
+
+/// A store once named a key that nobody had asked about, and `object_store` panicked.
+#[tokio::test]
+async fn a_failure_of_a_key_that_nobody_named_is_that_of_all() {
+    let (_server, relay, client) = relayed();
+    relay
+        .on(|request| request.method == "POST")
+        .answer(Answer::new(200).body(
+            "<DeleteResult><Error><Key>else</Key><Code>InternalError</Code></Error></DeleteResult>",
+        ));
+
+    let error = client.delete(&[raw(1), raw(2)]).await.unwrap_err();
+
+    assert_eq!(error.files(), [raw(1), raw(2)]);
+}
+
+/// S3W-04.
+#[tokio::test]
+async fn files_are_deleted_one_by_one_where_batches_are_refused() {
+    for (status, code) in [(501, "NotImplemented"), (405, "MethodNotAllowed")] {
+        let (server, relay, client) = relayed();
+        for txid in 1..=3 {
+            write(&client, txid, 1).await.unwrap();
+        }
+        relay
+            .on(|request| request.method == "POST")
+            .answer(Answer::s3_error(status, code));
+
+        client.delete(&[raw(1), raw(2)]).await.unwrap();
+        client.delete(&[raw(3)]).await.unwrap();
+
+        assert!(server.keys().is_empty());
+        let requests = relay.requests();
+        let batches = requests.iter().filter(|request| request.method == "POST");
+        assert_eq!(batches.count(), 1, "a refusal is remembered");
+    }
+}
+
+/// S3W-02: a batch names its keys in XML.
+#[tokio::test]
+async fn files_below_a_prefix_that_means_something_in_xml_are_deleted() {
+    let server = S3Server::start();
+    let config = config(&server, &server.endpoint()).prefix("a&b <c>\"'&amp;]]>é");
+    let client = S3Client::new(config).unwrap();
+    for txid in 1..=3 {
+        write(&client, txid, 1).await.unwrap();
+    }
+
+    client.delete(&[raw(1), raw(2)]).await.unwrap();
+
+    let left = names(&client, Timestamps::Exact).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].id, raw(3));
+    assert_eq!(server.keys().len(), 1);
+    assert_eq!(server.requests("DeleteObjects"), 1);
+}
