@@ -1,17 +1,18 @@
-//! When the log is checkpointed, and how.
+//! Checkpoints the log, so that it can be begun anew.
 
-use std::time::Duration;
-
-use crate::ReplicateError;
-use crate::database::{Backfill, Database, Observed};
-use crate::wal::{Chain, WalHeader};
+use super::decide::{Place, Step};
+use super::error::ReplicateError;
+use super::pending::{Contents, Pending, lock};
+use super::prepare::Preparing;
+use crate::database::{Backfill, Database, Frames, Observed};
+use crate::wal::{Chain, Changes, WalHeader};
 
 /// How many bytes of the log are copied at most while nobody can write.
-pub(crate) const LOCKED_MAX: u64 = 1024 * 1024;
+const LOCKED_MAX: u64 = 1024 * 1024;
 /// How many bytes of it are copied at most before that.
-pub(crate) const AHEAD_MAX: u64 = 16 * 1024 * 1024;
-/// How soon the write lock is taken again after that has not led to a new log.
-const FIRM_AGAIN: Duration = Duration::from_secs(1);
+const AHEAD_MAX: u64 = 16 * 1024 * 1024;
+/// How often the log is looked at before nobody can write.
+const LOOKS_MAX: usize = 4;
 
 /// A way to checkpoint.
 ///
@@ -39,49 +40,193 @@ pub struct Checkpointed {
     pub recycled: bool,
 }
 
-/// When to checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Schedule {
-    pub(crate) pages: u32,
-    pub(crate) interval: Duration,
-    pub(crate) wal_max: u64,
-}
-
-/// What was done to the log before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Past {
-    /// How long ago the last checkpoint was.
-    pub(crate) elapsed: Duration,
-    /// Whether it was one under the write lock that has not led to a new log.
-    pub(crate) was_in_vain: bool,
-    /// The log that it has left to be begun anew.
+/// What a checkpoint has led to.
+#[derive(Default)]
+pub(crate) struct Done {
+    pub(crate) checkpointed: Option<Checkpointed>,
+    /// Whether everything that was in the log when it was begun anew, or will be, is in the
+    /// replica or in `pending`.
+    pub(crate) complete: bool,
+    /// Whether there is nothing in the log.
+    pub(crate) empty: bool,
+    /// The log that waits to be begun anew.
     pub(crate) recycled: Option<WalHeader>,
+    /// What was committed since the last sync, where it had to be copied.
+    pub(crate) pending: Option<Pending>,
 }
 
-/// Decides how to checkpoint now, if at all, where the replica has what was observed. `quiet` says
-/// that nothing was committed for a moment.
-pub(crate) fn due(
-    schedule: &Schedule,
-    observed: &Observed,
-    past: Past,
-    quiet: bool,
-) -> Option<Checkpoint> {
-    let header = observed.header.ok().filter(|_| observed.frames > 0)?;
-    let left = observed.frames.saturating_sub(observed.backfilled);
-    if left == 0 && past.recycled == Some(header) {
-        return None;
+impl Preparing {
+    /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
+    pub(crate) fn checkpoint(&self, how: Checkpoint, wal_max: u64) -> Result<Done, ReplicateError> {
+        let mut database = lock(&self.database);
+        let Ok(place) = self.place else {
+            return Ok(Done::default());
+        };
+        let mut done = match how {
+            Checkpoint::Gentle => Done {
+                checkpointed: gentle(&mut database, &place.end)?,
+                complete: self.is_complete(&database, &place)?,
+                ..Done::default()
+            },
+            Checkpoint::Firm => {
+                let ahead = match self.copy_ahead(&database) {
+                    // It was begun anew meanwhile, and holds still once nobody can write.
+                    Err(ReplicateError::Unsteady { .. }) => None,
+                    ahead => ahead?,
+                };
+                if database.lock_writers()? {
+                    let done = self.while_nobody_writes(&database, ahead);
+                    database.unlock_writers()?;
+                    done?
+                } else {
+                    Done {
+                        complete: place.complete,
+                        ..Done::default()
+                    }
+                }
+            }
+        };
+        let end = match &done.pending {
+            Some(pending) => *pending.changed.end(),
+            None => place.end,
+        };
+        if let Some(checkpointed) = &mut done.checkpointed
+            && checkpointed.recycled
+        {
+            checkpointed.recycled = is_recycled(&database, &end)?;
+        }
+        if done
+            .checkpointed
+            .is_some_and(|checkpointed| checkpointed.recycled)
+        {
+            done.recycled = Some(*end.header());
+            if done.complete && database.wal_len()? > wal_max {
+                let truncated = database.truncate()?;
+                done.empty = matches!(truncated, Backfill::Done { frames: 0, .. });
+            }
+        }
+        Ok(done)
     }
-    let frame_size = header.frame_size() as u64;
-    // Half of it is left for what is written until the log begins anew.
-    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / 2
-        && !(past.was_in_vain && past.elapsed < FIRM_AGAIN)
-    {
-        return Some(Checkpoint::Firm);
+
+    /// Whether the log that `place` is in can't be begun anew before more of it is copied, where it
+    /// has not been yet.
+    fn is_complete(&self, database: &Database, place: &Place) -> Result<bool, ReplicateError> {
+        let observed = database.observe()?;
+        let is_another = observed.header != Ok(*place.end.header());
+        Ok(place.complete && (is_another || observed.frames <= place.end.frames()))
     }
-    let is_long = observed.frames >= schedule.pages;
-    match is_long && (quiet || left >= schedule.pages) || past.elapsed >= schedule.interval {
-        true => Some(Checkpoint::Gentle),
-        false => None,
+
+    /// Copies what was committed since the last sync to memory, as long as writers are not much
+    /// faster than that.
+    fn copy_ahead(&self, database: &Database) -> Result<Option<Copied>, ReplicateError> {
+        let mut copied: Option<Copied> = None;
+        for _ in 0..LOOKS_MAX {
+            let observed = database.observe()?;
+            let Step::Append(start) = self.step(database, &observed)? else {
+                return Ok(copied);
+            };
+            let mut further = Copied::from(copied, start);
+            if further.lacks(&observed) + further.bytes.len() as u64 > AHEAD_MAX {
+                return Ok(Some(further));
+            }
+            let lacked = further.lacks(&observed);
+            database.copy(&mut further.changes, observed.frames, &mut further.bytes)?;
+            copied = Some(further);
+            if lacked <= LOCKED_MAX / 4 {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies the rest of what was committed since the last sync to memory, and the rest of the
+    /// log to the database file: the writers wait for it.
+    fn while_nobody_writes(
+        &self,
+        database: &Database,
+        ahead: Option<Copied>,
+    ) -> Result<Done, ReplicateError> {
+        let observed = database.observe()?;
+        let pending = match self.step(database, &observed)? {
+            Step::Append(start) => self.copied(database, Copied::from(ahead, start), &observed)?,
+            Step::Nothing | Step::Snapshot(_) => None,
+        };
+        let end = pending.as_ref().map(|pending| *pending.changed.end());
+        let end = end.or(self.place.ok().map(|place| place.end));
+        let has_all = end.is_some_and(|end| {
+            observed.header == Ok(*end.header()) && observed.frames == end.frames()
+        });
+        let checkpointed = match has_all {
+            true => match database.backfill()? {
+                Backfill::Done { frames, backfilled } => Some(Checkpointed {
+                    frames,
+                    backfilled,
+                    recycled: frames == backfilled,
+                }),
+                Backfill::Busy => None,
+            },
+            false => None,
+        };
+        Ok(Done {
+            checkpointed,
+            complete: has_all,
+            empty: false,
+            recycled: None,
+            pending: pending.filter(|_| has_all),
+        })
+    }
+
+    /// What was committed since the last sync, in memory, unless it is too much for that or calls
+    /// for a snapshot.
+    fn copied(
+        &self,
+        database: &Database,
+        mut copied: Copied,
+        observed: &Observed,
+    ) -> Result<Option<Pending>, ReplicateError> {
+        if copied.lacks(observed) > LOCKED_MAX {
+            return Ok(None);
+        }
+        database.copy(&mut copied.changes, observed.frames, &mut copied.bytes)?;
+        let Copied {
+            start,
+            changes,
+            bytes,
+        } = copied;
+        let changed = changes.finish();
+        if !self.has_growth(&changed) {
+            return Ok(None);
+        }
+        let from = start.offset();
+        let frames = Frames::Copied { from, bytes };
+        let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
+        Ok(Some(pending))
+    }
+}
+
+/// What was committed after some place in the log, in memory.
+struct Copied {
+    start: Chain,
+    changes: Changes,
+    bytes: Vec<u8>,
+}
+
+impl Copied {
+    /// What there is from `start` on, or nothing yet.
+    fn from(copied: Option<Copied>, start: Chain) -> Copied {
+        let copied = copied.filter(|copied| copied.start == start);
+        copied.unwrap_or_else(|| Copied {
+            start,
+            changes: Changes::since(start),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// How many bytes of the log that was observed are not in it yet.
+    fn lacks(&self, observed: &Observed) -> u64 {
+        let next = self.changes.next();
+        let frames = observed.frames.saturating_sub(next.frames());
+        u64::from(frames) * next.header().frame_size() as u64
     }
 }
 
@@ -92,10 +237,7 @@ pub(crate) fn due(
 /// new hold is on frames, which stay, or on none, where they all are in the database file and so
 /// were there, and copied, under the hold before. The second one is only begun where both have the
 /// very same frames; whether that hold is on none, [`is_recycled`] tells.
-pub(crate) fn gentle(
-    database: &mut Database,
-    copied: &Chain,
-) -> Result<Option<Checkpointed>, ReplicateError> {
+fn gentle(database: &mut Database, copied: &Chain) -> Result<Option<Checkpointed>, ReplicateError> {
     database.hand_over()?;
     let Backfill::Done { frames, backfilled } = database.backfill()? else {
         return Ok(None);
@@ -115,112 +257,11 @@ pub(crate) fn gentle(
 
 /// Whether the log that was copied up to `copied` is being begun anew, which a hold on the
 /// database file alone allows.
-pub(crate) fn is_recycled(database: &Database, copied: &Chain) -> Result<bool, ReplicateError> {
+fn is_recycled(database: &Database, copied: &Chain) -> Result<bool, ReplicateError> {
     let Observed {
         header,
         frames,
         backfilled,
     } = database.observe()?;
     Ok(header != Ok(*copied.header()) || (frames == copied.frames() && frames == backfilled))
-}
-
-#[cfg(test)]
-mod tests {
-    use ltx::PageSize;
-
-    use super::*;
-    use crate::wal::{ByteOrder, HeaderFault};
-
-    const SCHEDULE: Schedule = Schedule {
-        pages: 1000,
-        interval: Duration::from_secs(60),
-        wal_max: 64 * 1024 * 1024,
-    };
-    const JUST_NOW: Past = Past {
-        elapsed: Duration::ZERO,
-        was_in_vain: false,
-        recycled: None,
-    };
-
-    fn log(frames: u32, backfilled: u32) -> Observed {
-        let page_size = PageSize::new(4096).expect("4096 is a page size");
-        Observed {
-            header: Ok(WalHeader::new(ByteOrder::Little, page_size, 0, [1, 2])),
-            frames,
-            backfilled,
-        }
-    }
-
-    #[test]
-    fn pages_that_wait_are_checkpointed_once_they_are_many() {
-        let due = |frames, backfilled| due(&SCHEDULE, &log(frames, backfilled), JUST_NOW, false);
-
-        assert_eq!(due(999, 0), None);
-        assert_eq!(due(1000, 0), Some(Checkpoint::Gentle));
-        assert_eq!(due(1000, 1), None);
-        assert_eq!(due(2000, 1000), Some(Checkpoint::Gentle));
-    }
-
-    #[test]
-    fn a_long_log_is_begun_anew_in_a_quiet_moment() {
-        let due = |frames| due(&SCHEDULE, &log(frames, frames), JUST_NOW, true);
-
-        assert_eq!(due(999), None);
-        assert_eq!(due(1000), Some(Checkpoint::Gentle));
-    }
-
-    #[test]
-    fn a_few_pages_are_checkpointed_after_a_while() {
-        let due = |frames, seconds| {
-            let elapsed = Duration::from_secs(seconds);
-            let past = Past {
-                elapsed,
-                ..JUST_NOW
-            };
-            due(&SCHEDULE, &log(frames, 0), past, false)
-        };
-
-        assert_eq!(due(1, 59), None);
-        assert_eq!(due(1, 60), Some(Checkpoint::Gentle));
-        assert_eq!(due(0, 60), None);
-    }
-
-    #[test]
-    fn the_write_lock_is_taken_where_the_log_comes_to_half_of_what_it_may_be() {
-        // 4,120 bytes each.
-        let half = 8145;
-        let due = |frames, past| due(&SCHEDULE, &log(frames, frames), past, false);
-        let past = |millis, was_in_vain| Past {
-            elapsed: Duration::from_millis(millis),
-            was_in_vain,
-            recycled: None,
-        };
-
-        assert_eq!(due(half - 1, JUST_NOW), None);
-        assert_eq!(due(half, JUST_NOW), Some(Checkpoint::Firm));
-        assert_eq!(due(half, past(999, true)), None);
-        assert_eq!(due(half, past(1000, true)), Some(Checkpoint::Firm));
-        assert_eq!(due(half, past(999, false)), Some(Checkpoint::Firm));
-    }
-
-    #[test]
-    fn a_log_that_waits_to_be_begun_anew_is_left_alone() {
-        let past = Past {
-            elapsed: Duration::from_secs(60),
-            was_in_vain: false,
-            recycled: log(1, 1).header.ok(),
-        };
-
-        assert_eq!(due(&SCHEDULE, &log(9999, 9999), past, true), None);
-        let further = due(&SCHEDULE, &log(9999, 9998), past, true);
-        assert_eq!(further, Some(Checkpoint::Firm));
-    }
-
-    #[test]
-    fn a_log_without_a_header_is_left_alone() {
-        let mut observed = log(9999, 0);
-        observed.header = Err(HeaderFault::Checksum);
-
-        assert_eq!(due(&SCHEDULE, &observed, JUST_NOW, true), None);
-    }
 }

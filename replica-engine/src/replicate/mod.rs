@@ -5,8 +5,10 @@ mod decide;
 mod error;
 mod looks;
 mod pending;
+mod prepare;
 mod resume;
 mod running;
+mod schedule;
 mod status;
 mod watch;
 
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ltx::{Header, PageSize, Txid, TxidRange, WalSpan};
+use ltx::{PageSize, Txid};
 use replica_core::{FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps};
 use tokio::time::Instant;
 
@@ -25,13 +27,14 @@ pub use error::ReplicateError;
 pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 
-use crate::database::{Backfill, Database, Frames, Observed};
+use crate::database::{Database, Observed};
 use crate::restore::run_blocking;
-use crate::wal::{Chain, Changed, Changes, WalHeader};
-use checkpoint::{AHEAD_MAX, LOCKED_MAX, Past, Schedule, due, gentle, is_recycled};
-use decide::{Place, Step, decide, has_growth};
-use pending::{Contents, Failure, Pending, lock};
+use crate::wal::WalHeader;
+use decide::Place;
+use pending::{Failure, Pending, lock};
+use prepare::Preparing;
 use resume::Newest;
+use schedule::{Past, Schedule, due};
 
 /// How often a file is begun again because the log has changed under it, which happens once.
 const ATTEMPTS_MAX: usize = 4;
@@ -440,304 +443,4 @@ async fn find_place(
     };
     let has = newest.has(&claim, client).await?;
     Ok(has.map(|()| claim.place))
-}
-
-/// What it takes to say what the next file holds.
-struct Preparing {
-    database: Arc<Mutex<Database>>,
-    place: Result<Place, SnapshotReason>,
-    last: Option<Last>,
-    file_max: u64,
-    now: Timestamp,
-}
-
-struct Prepared {
-    observed: Observed,
-    pending: Option<Pending>,
-}
-
-/// What a checkpoint has led to.
-#[derive(Default)]
-struct Done {
-    checkpointed: Option<Checkpointed>,
-    /// Whether everything that was in the log when it was begun anew, or will be, is in the
-    /// replica or in `pending`.
-    complete: bool,
-    /// Whether there is nothing in the log.
-    empty: bool,
-    /// The log that waits to be begun anew.
-    recycled: Option<WalHeader>,
-    /// What was committed since the last sync, where it had to be copied.
-    pending: Option<Pending>,
-}
-
-/// What was committed after some place in the log, in memory.
-struct Copied {
-    start: Chain,
-    changes: Changes,
-    bytes: Vec<u8>,
-}
-
-impl Copied {
-    /// What there is from `start` on, or nothing yet.
-    fn from(copied: Option<Copied>, start: Chain) -> Copied {
-        let copied = copied.filter(|copied| copied.start == start);
-        copied.unwrap_or_else(|| Copied {
-            start,
-            changes: Changes::since(start),
-            bytes: Vec::new(),
-        })
-    }
-
-    /// How many bytes of the log that was observed are not in it yet.
-    fn lacks(&self, observed: &Observed) -> u64 {
-        let next = self.changes.next();
-        let frames = observed.frames.saturating_sub(next.frames());
-        u64::from(frames) * next.header().frame_size() as u64
-    }
-}
-
-impl Preparing {
-    fn prepare(&self) -> Result<Prepared, ReplicateError> {
-        let database = lock(&self.database);
-        let observed = database.observe()?;
-        match self.step(&database, &observed)? {
-            Step::Nothing => Ok(Prepared {
-                observed,
-                pending: None,
-            }),
-            Step::Snapshot(reason) => self.snapshot(&database, reason),
-            Step::Append(start) => {
-                let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;
-                let changed = changes.finish();
-                if !self.has_growth(&changed) {
-                    return self.snapshot(&database, SnapshotReason::Unwritten);
-                }
-                let pending =
-                    self.pending(&database, start, (changed, frames), Contents::Changes)?;
-                Ok(Prepared {
-                    observed,
-                    pending: Some(pending),
-                })
-            }
-        }
-    }
-
-    fn step(&self, database: &Database, observed: &Observed) -> Result<Step, ReplicateError> {
-        decide(self.place.as_ref().map_err(|reason| *reason), observed)
-            .map_err(|fault| database.without_header(fault))
-    }
-
-    fn has_growth(&self, changed: &Changed) -> bool {
-        has_growth(changed, self.place.map_or(0, |place| place.commit))
-    }
-
-    /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
-    fn checkpoint(&self, how: Checkpoint, wal_max: u64) -> Result<Done, ReplicateError> {
-        let mut database = lock(&self.database);
-        let Ok(place) = self.place else {
-            return Ok(Done::default());
-        };
-        let mut done = match how {
-            Checkpoint::Gentle => Done {
-                checkpointed: gentle(&mut database, &place.end)?,
-                complete: self.is_complete(&database, &place)?,
-                ..Done::default()
-            },
-            Checkpoint::Firm => {
-                let ahead = match self.copy_ahead(&database) {
-                    // It was begun anew meanwhile, and holds still once nobody can write.
-                    Err(ReplicateError::Unsteady { .. }) => None,
-                    ahead => ahead?,
-                };
-                if database.lock_writers()? {
-                    let done = self.while_nobody_writes(&database, ahead);
-                    database.unlock_writers()?;
-                    done?
-                } else {
-                    Done {
-                        complete: place.complete,
-                        ..Done::default()
-                    }
-                }
-            }
-        };
-        let end = match &done.pending {
-            Some(pending) => *pending.changed.end(),
-            None => place.end,
-        };
-        if let Some(checkpointed) = &mut done.checkpointed
-            && checkpointed.recycled
-        {
-            checkpointed.recycled = is_recycled(&database, &end)?;
-        }
-        if done
-            .checkpointed
-            .is_some_and(|checkpointed| checkpointed.recycled)
-        {
-            done.recycled = Some(*end.header());
-            if done.complete && database.wal_len()? > wal_max {
-                let truncated = database.truncate()?;
-                done.empty = matches!(truncated, Backfill::Done { frames: 0, .. });
-            }
-        }
-        Ok(done)
-    }
-
-    /// Whether the log that `place` is in can't be begun anew before more of it is copied, where it
-    /// has not been yet.
-    fn is_complete(&self, database: &Database, place: &Place) -> Result<bool, ReplicateError> {
-        let observed = database.observe()?;
-        let is_another = observed.header != Ok(*place.end.header());
-        Ok(place.complete && (is_another || observed.frames <= place.end.frames()))
-    }
-
-    /// Copies what was committed since the last sync to memory, as long as writers are not much
-    /// faster than that.
-    fn copy_ahead(&self, database: &Database) -> Result<Option<Copied>, ReplicateError> {
-        let mut copied: Option<Copied> = None;
-        for _ in 0..ATTEMPTS_MAX {
-            let observed = database.observe()?;
-            let Step::Append(start) = self.step(database, &observed)? else {
-                return Ok(copied);
-            };
-            let mut further = Copied::from(copied, start);
-            if further.lacks(&observed) + further.bytes.len() as u64 > AHEAD_MAX {
-                return Ok(Some(further));
-            }
-            let lacked = further.lacks(&observed);
-            database.copy(&mut further.changes, observed.frames, &mut further.bytes)?;
-            copied = Some(further);
-            if lacked <= LOCKED_MAX / 4 {
-                break;
-            }
-        }
-        Ok(copied)
-    }
-
-    /// Copies the rest of what was committed since the last sync to memory, and the rest of the
-    /// log to the database file: the writers wait for it.
-    fn while_nobody_writes(
-        &self,
-        database: &Database,
-        ahead: Option<Copied>,
-    ) -> Result<Done, ReplicateError> {
-        let observed = database.observe()?;
-        let pending = match self.step(database, &observed)? {
-            Step::Append(start) => self.copied(database, Copied::from(ahead, start), &observed)?,
-            Step::Nothing | Step::Snapshot(_) => None,
-        };
-        let end = pending.as_ref().map(|pending| *pending.changed.end());
-        let end = end.or(self.place.ok().map(|place| place.end));
-        let has_all = end.is_some_and(|end| {
-            observed.header == Ok(*end.header()) && observed.frames == end.frames()
-        });
-        let checkpointed = match has_all {
-            true => match database.backfill()? {
-                Backfill::Done { frames, backfilled } => Some(Checkpointed {
-                    frames,
-                    backfilled,
-                    recycled: frames == backfilled,
-                }),
-                Backfill::Busy => None,
-            },
-            false => None,
-        };
-        Ok(Done {
-            checkpointed,
-            complete: has_all,
-            empty: false,
-            recycled: None,
-            pending: pending.filter(|_| has_all),
-        })
-    }
-
-    /// What was committed since the last sync, in memory, unless it is too much for that or calls
-    /// for a snapshot.
-    fn copied(
-        &self,
-        database: &Database,
-        mut copied: Copied,
-        observed: &Observed,
-    ) -> Result<Option<Pending>, ReplicateError> {
-        if copied.lacks(observed) > LOCKED_MAX {
-            return Ok(None);
-        }
-        database.copy(&mut copied.changes, observed.frames, &mut copied.bytes)?;
-        let Copied {
-            start,
-            changes,
-            bytes,
-        } = copied;
-        let changed = changes.finish();
-        if !self.has_growth(&changed) {
-            return Ok(None);
-        }
-        let from = start.offset();
-        let frames = Frames::Copied { from, bytes };
-        let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
-        Ok(Some(pending))
-    }
-
-    fn snapshot(
-        &self,
-        database: &Database,
-        reason: SnapshotReason,
-    ) -> Result<Prepared, ReplicateError> {
-        database.pin()?;
-        let observed = database.observe()?;
-        let header = observed
-            .header
-            .map_err(|fault| database.without_header(fault))?;
-        let start = Chain::new(header);
-        let (changes, frames) = database.changes(start, observed.frames, u64::MAX)?;
-        let contents = Contents::Everything(reason);
-        let pending = self.pending(database, start, (changes.finish(), frames), contents)?;
-        Ok(Prepared {
-            observed,
-            pending: Some(pending),
-        })
-    }
-
-    fn pending(
-        &self,
-        database: &Database,
-        start: Chain,
-        (changed, frames): (Changed, Frames),
-        contents: Contents,
-    ) -> Result<Pending, ReplicateError> {
-        let end = changed.end();
-        let page_size = end.header().page_size();
-        let span = WalSpan::new(
-            start.offset(),
-            end.offset() - start.offset(),
-            end.header().salts(),
-        );
-        let (Some(commit), Some(span)) = (changed.commit(), span) else {
-            return Err(database.unsteady());
-        };
-        let txid = match self.last {
-            None => Txid::FIRST,
-            Some(last) => last
-                .txid()
-                .next()
-                .ok_or(ReplicateError::Exhausted { txid: last.txid() })?,
-        };
-        if let Some(replica) = self.last.and_then(|last| last.page_size)
-            && replica != page_size
-        {
-            return Err(ReplicateError::PageSize {
-                database: page_size,
-                replica,
-            });
-        }
-        let time = self.last.map_or(self.now, |last| last.time.max(self.now));
-        let txids = TxidRange::single(txid);
-        Ok(Pending {
-            header: Header::new(page_size, commit.get(), txids, time).with_wal(span),
-            contents,
-            changed: Arc::new(changed),
-            frames: Arc::new(frames),
-        })
-    }
 }

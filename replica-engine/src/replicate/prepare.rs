@@ -1,0 +1,130 @@
+//! Finds in the log what the next file of a replica holds.
+
+use std::sync::{Arc, Mutex};
+
+use ltx::{Header, Txid, TxidRange, WalSpan};
+use replica_core::Timestamp;
+
+use super::Last;
+use super::decide::{Place, SnapshotReason, Step, decide, has_growth};
+use super::error::ReplicateError;
+use super::pending::{Contents, Pending, lock};
+use crate::database::{Database, Frames, Observed};
+use crate::wal::{Chain, Changed};
+
+/// What it takes to say what the next file holds.
+pub(crate) struct Preparing {
+    pub(crate) database: Arc<Mutex<Database>>,
+    pub(crate) place: Result<Place, SnapshotReason>,
+    pub(crate) last: Option<Last>,
+    pub(crate) file_max: u64,
+    pub(crate) now: Timestamp,
+}
+
+pub(crate) struct Prepared {
+    pub(crate) observed: Observed,
+    pub(crate) pending: Option<Pending>,
+}
+
+impl Preparing {
+    /// Looks at the log, and finds the next file in it.
+    pub(crate) fn prepare(&self) -> Result<Prepared, ReplicateError> {
+        let database = lock(&self.database);
+        let observed = database.observe()?;
+        match self.step(&database, &observed)? {
+            Step::Nothing => Ok(Prepared {
+                observed,
+                pending: None,
+            }),
+            Step::Snapshot(reason) => self.snapshot(&database, reason),
+            Step::Append(start) => {
+                let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;
+                let changed = changes.finish();
+                if !self.has_growth(&changed) {
+                    return self.snapshot(&database, SnapshotReason::Unwritten);
+                }
+                let pending =
+                    self.pending(&database, start, (changed, frames), Contents::Changes)?;
+                Ok(Prepared {
+                    observed,
+                    pending: Some(pending),
+                })
+            }
+        }
+    }
+
+    pub(crate) fn step(
+        &self,
+        database: &Database,
+        observed: &Observed,
+    ) -> Result<Step, ReplicateError> {
+        decide(self.place.as_ref().map_err(|reason| *reason), observed)
+            .map_err(|fault| database.without_header(fault))
+    }
+
+    pub(crate) fn has_growth(&self, changed: &Changed) -> bool {
+        has_growth(changed, self.place.map_or(0, |place| place.commit))
+    }
+
+    fn snapshot(
+        &self,
+        database: &Database,
+        reason: SnapshotReason,
+    ) -> Result<Prepared, ReplicateError> {
+        database.pin()?;
+        let observed = database.observe()?;
+        let header = observed
+            .header
+            .map_err(|fault| database.without_header(fault))?;
+        let start = Chain::new(header);
+        let (changes, frames) = database.changes(start, observed.frames, u64::MAX)?;
+        let contents = Contents::Everything(reason);
+        let pending = self.pending(database, start, (changes.finish(), frames), contents)?;
+        Ok(Prepared {
+            observed,
+            pending: Some(pending),
+        })
+    }
+
+    pub(crate) fn pending(
+        &self,
+        database: &Database,
+        start: Chain,
+        (changed, frames): (Changed, Frames),
+        contents: Contents,
+    ) -> Result<Pending, ReplicateError> {
+        let end = changed.end();
+        let page_size = end.header().page_size();
+        let span = WalSpan::new(
+            start.offset(),
+            end.offset() - start.offset(),
+            end.header().salts(),
+        );
+        let (Some(commit), Some(span)) = (changed.commit(), span) else {
+            return Err(database.unsteady());
+        };
+        let txid = match self.last {
+            None => Txid::FIRST,
+            Some(last) => last
+                .txid()
+                .next()
+                .ok_or(ReplicateError::Exhausted { txid: last.txid() })?,
+        };
+        if let Some(replica) = self.last.and_then(|last| last.page_size)
+            && replica != page_size
+        {
+            return Err(ReplicateError::PageSize {
+                database: page_size,
+                replica,
+            });
+        }
+        let time = self.last.map_or(self.now, |last| last.time.max(self.now));
+        let txids = TxidRange::single(txid);
+        Ok(Pending {
+            header: Header::new(page_size, commit.get(), txids, time).with_wal(span),
+            contents,
+            changed: Arc::new(changed),
+            frames: Arc::new(frames),
+        })
+    }
+}

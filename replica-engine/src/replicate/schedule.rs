@@ -1,0 +1,157 @@
+//! Decides when the log is checkpointed, and how. No I/O.
+
+use std::time::Duration;
+
+use super::checkpoint::Checkpoint;
+use crate::database::Observed;
+use crate::wal::WalHeader;
+
+/// How soon the write lock is taken again after that has not led to a new log.
+const FIRM_AGAIN: Duration = Duration::from_secs(1);
+
+/// When to checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) pages: u32,
+    pub(crate) interval: Duration,
+    pub(crate) wal_max: u64,
+}
+
+/// What was done to the log before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// How long ago the last checkpoint was.
+    pub(crate) elapsed: Duration,
+    /// Whether it was one under the write lock that has not led to a new log.
+    pub(crate) was_in_vain: bool,
+    /// The log that it has left to be begun anew.
+    pub(crate) recycled: Option<WalHeader>,
+}
+
+/// Decides how to checkpoint now, if at all, where the replica has what was observed. `quiet` says
+/// that nothing was committed for a moment.
+pub(crate) fn due(
+    schedule: &Schedule,
+    observed: &Observed,
+    past: Past,
+    quiet: bool,
+) -> Option<Checkpoint> {
+    let header = observed.header.ok().filter(|_| observed.frames > 0)?;
+    let left = observed.frames.saturating_sub(observed.backfilled);
+    if left == 0 && past.recycled == Some(header) {
+        return None;
+    }
+    let frame_size = header.frame_size() as u64;
+    // Half of it is left for what is written until the log begins anew.
+    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / 2
+        && !(past.was_in_vain && past.elapsed < FIRM_AGAIN)
+    {
+        return Some(Checkpoint::Firm);
+    }
+    let is_long = observed.frames >= schedule.pages;
+    match is_long && (quiet || left >= schedule.pages) || past.elapsed >= schedule.interval {
+        true => Some(Checkpoint::Gentle),
+        false => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ltx::PageSize;
+
+    use super::*;
+    use crate::wal::{ByteOrder, HeaderFault};
+
+    const SCHEDULE: Schedule = Schedule {
+        pages: 1000,
+        interval: Duration::from_secs(60),
+        wal_max: 64 * 1024 * 1024,
+    };
+    const JUST_NOW: Past = Past {
+        elapsed: Duration::ZERO,
+        was_in_vain: false,
+        recycled: None,
+    };
+
+    fn log(frames: u32, backfilled: u32) -> Observed {
+        let page_size = PageSize::new(4096).expect("4096 is a page size");
+        Observed {
+            header: Ok(WalHeader::new(ByteOrder::Little, page_size, 0, [1, 2])),
+            frames,
+            backfilled,
+        }
+    }
+
+    #[test]
+    fn pages_that_wait_are_checkpointed_once_they_are_many() {
+        let due = |frames, backfilled| due(&SCHEDULE, &log(frames, backfilled), JUST_NOW, false);
+
+        assert_eq!(due(999, 0), None);
+        assert_eq!(due(1000, 0), Some(Checkpoint::Gentle));
+        assert_eq!(due(1000, 1), None);
+        assert_eq!(due(2000, 1000), Some(Checkpoint::Gentle));
+    }
+
+    #[test]
+    fn a_long_log_is_begun_anew_in_a_quiet_moment() {
+        let due = |frames| due(&SCHEDULE, &log(frames, frames), JUST_NOW, true);
+
+        assert_eq!(due(999), None);
+        assert_eq!(due(1000), Some(Checkpoint::Gentle));
+    }
+
+    #[test]
+    fn a_few_pages_are_checkpointed_after_a_while() {
+        let due = |frames, seconds| {
+            let elapsed = Duration::from_secs(seconds);
+            let past = Past {
+                elapsed,
+                ..JUST_NOW
+            };
+            due(&SCHEDULE, &log(frames, 0), past, false)
+        };
+
+        assert_eq!(due(1, 59), None);
+        assert_eq!(due(1, 60), Some(Checkpoint::Gentle));
+        assert_eq!(due(0, 60), None);
+    }
+
+    #[test]
+    fn the_write_lock_is_taken_where_the_log_comes_to_half_of_what_it_may_be() {
+        // 4,120 bytes each.
+        let half = 8145;
+        let due = |frames, past| due(&SCHEDULE, &log(frames, frames), past, false);
+        let past = |millis, was_in_vain| Past {
+            elapsed: Duration::from_millis(millis),
+            was_in_vain,
+            recycled: None,
+        };
+
+        assert_eq!(due(half - 1, JUST_NOW), None);
+        assert_eq!(due(half, JUST_NOW), Some(Checkpoint::Firm));
+        assert_eq!(due(half, past(999, true)), None);
+        assert_eq!(due(half, past(1000, true)), Some(Checkpoint::Firm));
+        assert_eq!(due(half, past(999, false)), Some(Checkpoint::Firm));
+    }
+
+    #[test]
+    fn a_log_that_waits_to_be_begun_anew_is_left_alone() {
+        let past = Past {
+            elapsed: Duration::from_secs(60),
+            was_in_vain: false,
+            recycled: log(1, 1).header.ok(),
+        };
+
+        assert_eq!(due(&SCHEDULE, &log(9999, 9999), past, true), None);
+        let further = due(&SCHEDULE, &log(9999, 9998), past, true);
+        assert_eq!(further, Some(Checkpoint::Firm));
+    }
+
+    #[test]
+    fn a_log_without_a_header_is_left_alone() {
+        let mut observed = log(9999, 0);
+        observed.header = Err(HeaderFault::Checksum);
+
+        assert_eq!(due(&SCHEDULE, &observed, JUST_NOW, true), None);
+    }
+}
