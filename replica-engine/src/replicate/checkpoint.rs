@@ -9,6 +9,9 @@ use crate::wal::{Chain, Changes, WalHeader};
 
 /// How many bytes of the log are copied at most while nobody can write.
 const LOCKED_MAX: u64 = 1024 * 1024;
+/// How many frames of it are copied to the database file at most while nobody can write: as many as
+/// SQLite itself copies by default in the middle of a commit.
+const BACKFILLED_MAX: u32 = 1000;
 /// How many bytes of it are copied at most before that.
 const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 /// How often the log is looked at before nobody can write.
@@ -22,8 +25,8 @@ const LOOKS_MAX: usize = 4;
 pub enum Checkpoint {
     /// In nobody's way. The log is begun anew where nobody is writing at that moment.
     Gentle,
-    /// Takes the write lock for the few milliseconds that it takes to copy what was written just
-    /// before. The log is begun anew even where somebody writes all the time; an application's
+    /// Takes the write lock for as long as it takes to copy what was written just before, at most
+    /// 1 MiB to memory and 1,000 pages to the database file. The log is begun anew even where somebody writes all the time; an application's
     /// long reader still prevents it.
     Firm,
 }
@@ -68,23 +71,7 @@ impl Preparing {
                 complete: self.is_complete(&database, &place)?,
                 ..Done::default()
             },
-            Checkpoint::Firm => {
-                let ahead = match self.copy_ahead(&database) {
-                    // It was begun anew meanwhile, and holds still once nobody can write.
-                    Err(ReplicateError::Unsteady { .. }) => None,
-                    ahead => ahead?,
-                };
-                if database.lock_writers()? {
-                    let done = self.while_nobody_writes(&database, ahead);
-                    database.unlock_writers()?;
-                    done?
-                } else {
-                    Done {
-                        complete: place.complete,
-                        ..Done::default()
-                    }
-                }
-            }
+            Checkpoint::Firm => self.firm(&mut database, &place)?,
         };
         let end = match &done.pending {
             Some(pending) => *pending.changed.end(),
@@ -106,6 +93,27 @@ impl Preparing {
             }
         }
         Ok(done)
+    }
+
+    /// A checkpoint of which the last part is done while nobody can write: what can be done before
+    /// that is.
+    fn firm(&self, database: &mut Database, place: &Place) -> Result<Done, ReplicateError> {
+        database.hand_over()?;
+        database.backfill()?;
+        let ahead = match self.copy_ahead(database) {
+            // It was begun anew meanwhile, and holds still once nobody can write.
+            Err(ReplicateError::Unsteady { .. }) => None,
+            ahead => ahead?,
+        };
+        if !database.lock_writers()? {
+            return Ok(Done {
+                complete: self.is_complete(database, place)?,
+                ..Done::default()
+            });
+        }
+        let done = self.while_nobody_writes(database, ahead);
+        database.unlock_writers()?;
+        done
     }
 
     /// Whether the log that `place` is in can't be begun anew before more of it is copied, where it
@@ -156,7 +164,8 @@ impl Preparing {
         let has_all = end.is_some_and(|end| {
             observed.header == Ok(*end.header()) && observed.frames == end.frames()
         });
-        let checkpointed = match has_all {
+        let left = observed.frames.saturating_sub(observed.backfilled);
+        let checkpointed = match has_all && left <= BACKFILLED_MAX {
             true => match database.backfill()? {
                 Backfill::Done { frames, backfilled } => Some(Checkpointed {
                     frames,
