@@ -7,6 +7,9 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::Notify;
 
+#[cfg(target_os = "linux")]
+use inotify::watch;
+
 /// A watch on one file. Some systems tell nothing, others not about every file system, and all have
 /// a limited number of watches, so nobody may rely on it.
 #[derive(Debug)]
@@ -22,11 +25,7 @@ struct Watched {
 impl Watch {
     /// Watches the file at `path`, if that is possible.
     pub(crate) fn new(path: &Path) -> Watch {
-        #[cfg(target_os = "linux")]
-        let watched = inotify::watch(path);
-        #[cfg(not(target_os = "linux"))]
-        let watched = None;
-        Watch(watched)
+        Watch(watch(path))
     }
 
     /// Returns when the file has been written since this has returned the last time.
@@ -41,6 +40,11 @@ impl Watch {
     pub(crate) fn forget(&self) {
         self.written().now_or_never();
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn watch(_: &Path) -> Option<Watched> {
+    None
 }
 
 /// The kernel's watches, which one thread of the process listens to for all databases: a user has
