@@ -43,10 +43,9 @@ fn host_key(location: &SftpLocation, environment: &Environment<'_>) -> Result<Ho
     let own = environment
         .get("HOME")
         .map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
-    let files = own
-        .into_iter()
-        .chain([PathBuf::from("/etc/ssh/ssh_known_hosts")]);
-    Ok(HostKey::KnownHosts(files.collect()))
+    // The last one is where an unknown host is said to belong.
+    let files = [PathBuf::from("/etc/ssh/ssh_known_hosts")];
+    Ok(HostKey::KnownHosts(files.into_iter().chain(own).collect()))
 }
 
 /// What was given is all that is tried; the agent is for those who gave nothing.
@@ -115,8 +114,8 @@ mod tests {
         assert_eq!(
             known.host_key,
             HostKey::KnownHosts(vec![
-                "/home/me/.ssh/known_hosts".into(),
-                "/etc/ssh/ssh_known_hosts".into()
+                "/etc/ssh/ssh_known_hosts".into(),
+                "/home/me/.ssh/known_hosts".into()
             ])
         );
         assert_eq!(known.port, 22);
