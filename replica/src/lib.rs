@@ -27,8 +27,8 @@ pub use config::{Config, ConfigError, Expand};
 pub use location::{Location, LocationError, Missing, S3Location, SftpLocation};
 pub use open::{OpenError, open};
 pub use replica_core::{
-    Error, ErrorKind, FileId, FileInfo, FileStream, Level, ReplicaClient, Result, Timestamp,
-    Timestamps, Txid, TxidRange,
+    Body, ByteRange, ByteStream, Capabilities, Error, ErrorKind, FileId, FileInfo, FileStream,
+    Level, ReplicaClient, Result, Timestamp, Timestamps, Txid, TxidRange,
 };
 pub use replica_engine::{
     CheckProgress, Checked, Damage, Existing, Fault, Finding, Integrity, PlanError, Progress,
