@@ -70,10 +70,10 @@ fn run(cli: Cli) -> Result<Status, Failure> {
         }
     });
     runtime.shutdown_timeout(GRACE);
-    // What the command itself has to tell comes first.
-    let swept = leftovers.sweep();
-    let status = result?;
-    swept.map(|()| status)
+    match (result, leftovers.sweep()) {
+        (Err(failure), Err(left)) => Err(failure.and_left(left)),
+        (result, swept) => result.and_then(|status| swept.map(|()| status)),
+    }
 }
 
 fn runtime(cli: &Cli) -> std::io::Result<Runtime> {

@@ -86,6 +86,19 @@ impl Failure {
         self
     }
 
+    /// The same failure, which has left behind what `left` says.
+    pub(crate) fn and_left(mut self, left: Failure) -> Failure {
+        let left = match left.hint {
+            Some(hint) => format!("{}: {hint}", left.message),
+            None => left.message,
+        };
+        self.hint = Some(match self.hint {
+            Some(hint) => format!("{hint}; {left}"),
+            None => left,
+        });
+        self
+    }
+
     /// Says on stderr what went wrong: for a person, or as one JSON object in a line.
     pub(crate) fn tell(&self, json: bool) {
         if self.status == Status::Done {

@@ -1,5 +1,6 @@
 //! What the command can do: a file each.
 
+mod bench;
 mod completions;
 mod conformance;
 mod inspect;
@@ -19,11 +20,12 @@ Examples:
   replica restore -o app.db s3://bucket/app       the same from a bucket
   replica ltx -level all /backups/app             list its replica's files
   replica conformance                             prove the built-in stores
+  replica bench s3://bucket/prefix                measure how fast a store is
 
 `replica COMMAND --help` says more.";
 
-/// SQLite replicas: restore databases from them, look into them, and prove the stores they are
-/// kept in
+/// SQLite replicas: restore databases from them, look into them, and prove and measure the
+/// stores they are kept in
 ///
 /// A replica is kept in a folder, a bucket of S3 or on an SFTP server, in the files of Litestream
 /// 0.5. Of Litestream's commands, `restore` and `ltx` are here, with its flags (single-dash long
@@ -48,6 +50,7 @@ enum Command {
     Restore(restore::RestoreArgs),
     Ltx(ltx::LtxArgs),
     Conformance(conformance::ConformanceArgs),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     /// Print the version
@@ -60,6 +63,7 @@ impl Cli {
             Command::Restore(args) => args.run().await,
             Command::Ltx(args) => args.run().await,
             Command::Conformance(args) => args.run(leftovers).await,
+            Command::Bench(args) => args.run(leftovers).await,
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
             Command::Version => version(),
@@ -69,7 +73,7 @@ impl Cli {
     /// Whether it has work for several threads. A listing has not, and starts faster on one.
     pub(crate) fn is_parallel(&self) -> bool {
         match &self.command {
-            Command::Restore(_) | Command::Conformance(_) => true,
+            Command::Restore(_) | Command::Conformance(_) | Command::Bench(_) => true,
             Command::Ltx(args) => args.is_verify(),
             Command::Completions(_) | Command::Man(_) | Command::Version => false,
         }
@@ -78,7 +82,10 @@ impl Cli {
     /// Whether it has something to clean up when it is interrupted. Others end at once, even
     /// where they wait for the reader of their output.
     pub(crate) fn cleans_up(&self) -> bool {
-        matches!(self.command, Command::Restore(_) | Command::Conformance(_))
+        matches!(
+            self.command,
+            Command::Restore(_) | Command::Conformance(_) | Command::Bench(_)
+        )
     }
 
     /// Whether errors are to be told as JSON.
@@ -87,6 +94,7 @@ impl Cli {
             Command::Restore(args) => args.json,
             Command::Ltx(args) => args.json(),
             Command::Conformance(args) => args.json,
+            Command::Bench(args) => args.json,
             Command::Completions(_) | Command::Man(_) | Command::Version => false,
         }
     }
