@@ -22,6 +22,8 @@ Examples:
   replica restore -o app.db -timestamp 2026-11-21T07:44:50Z /backups/app
   replica restore -o app.db -txid 000000000000001f /backups/app
   replica restore -o app.db -dry-run /backups/app    which files it would take
+  replica restore -o app.db s3://bucket/app
+  replica restore -o app.db sftp://me@host/backups/app
   replica restore -config replica.yml /var/lib/app.db";
 
 /// Restore a database from its replica
@@ -32,6 +34,9 @@ Examples:
 /// (mode 0600), whatever the umask. Where a file of the replica is damaged, others that hold the
 /// same transactions are used; where there are none, there is an error that names the file, and
 /// no database.
+///
+/// A store that gives no answer within 30 seconds is told. Later, what may pass is waited out: 8
+/// attempts within 3 minutes.
 #[derive(Debug, Args)]
 #[command(
     after_help = EXAMPLES,
@@ -66,6 +71,12 @@ pub(crate) struct RestoreArgs {
     dry_run: bool,
 
     /// Replace an existing database, and remove what SQLite keeps beside it
+    ///
+    /// The old database's write-ahead log is out of the way while the new one takes its place. A
+    /// restore that is killed in that very moment leaves it in the same folder as
+    /// .replica-restore-<16 hex digits>-<database>-wal. To keep the old database, rename it to
+    /// <database>-wal before anybody opens the database. To have the new one, restore with -force
+    /// again, which removes it.
     #[arg(long)]
     force: bool,
 

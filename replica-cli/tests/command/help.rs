@@ -2,13 +2,14 @@
 
 use crate::replica::{folder, names, replica};
 
-const COMMANDS: [&[&str]; 8] = [
+const COMMANDS: [&[&str]; 9] = [
     &[],
     &["restore"],
     &["ltx"],
     &["ltx", "inspect"],
     &["ltx", "verify"],
     &["conformance"],
+    &["bench"],
     &["completions"],
     &["man"],
 ];
@@ -33,7 +34,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn long_help_lists_the_exit_statuses() {
-    for command in [&COMMANDS[..2], &COMMANDS[2..6]].concat() {
+    for command in [&COMMANDS[..2], &COMMANDS[2..7]].concat() {
         let ran = replica(command.iter().chain([&"--help"])).ended(0);
 
         assert!(ran.stdout.contains("Exit statuses:"), "{}", ran.stdout);
@@ -45,6 +46,20 @@ fn flags_that_do_nothing_yet_are_not_shown() {
     let ran = replica(["restore", "--help"]).ended(0);
 
     assert!(!ran.stdout.contains("follow"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_to_do_after_a_killed_replacement_is_in_the_help() {
+    let ran = replica(["restore", "--help"]).ended(0);
+
+    let help = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for told in [
+        ".replica-restore-<16 hex digits>-<database>-wal",
+        "rename it to <database>-wal before anybody opens the database",
+        "restore with -force again, which removes it",
+    ] {
+        assert!(help.contains(told), "{told}: {help}");
+    }
 }
 
 #[test]
@@ -79,6 +94,7 @@ fn the_manual_has_a_page_for_each_command() {
     assert_eq!(
         names(folder.path()),
         [
+            "replica-bench.1",
             "replica-completions.1",
             "replica-conformance.1",
             "replica-ltx-inspect.1",
@@ -129,6 +145,7 @@ fn a_call_that_makes_no_sense_is_status_2() {
         (&["ltx", "-level", "10", "x"], "a level is 0 to 9, or all"),
         (&["ltx", "-level", "-1", "x"], "unexpected argument '-1'"),
         (&["conformance", "-jobs", "0"], "give a number from 1"),
+        (&["bench", "-files", "0", "x"], "0 is not in 1..=1000000"),
         (
             &["restore", "-integrity-check", "some", "x"],
             "[possible values: none, quick, full]",
