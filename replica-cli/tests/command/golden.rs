@@ -1,10 +1,8 @@
 //! Replicas that Litestream wrote: the command restores and lists them as Litestream does.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use crate::replica::{Golden, replica, sets, sha256};
+use crate::replica::{Golden, replica, sets, sha256, text};
 
 #[test]
 fn every_golden_set_restores_bit_for_bit() {
@@ -88,8 +86,4 @@ fn check(golden: &Golden, flags: &[&str], wanted: &Value) -> usize {
         golden.name
     );
     1
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary folders have plain names")
 }

@@ -85,7 +85,7 @@ fn a_listing_that_waits_for_its_reader_can_be_interrupted() {
     }
 }
 
-fn send(signal: &str, id: u32) {
+pub(crate) fn send(signal: &str, id: u32) {
     let sent = Command::new("sh")
         .args(["-c", "kill -s \"$0\" \"$1\"", signal, &id.to_string()])
         .status()

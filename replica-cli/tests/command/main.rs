@@ -1,10 +1,15 @@
 //! The command as its users meet it: arguments in, output and exit status out.
 
 mod bad_input;
+mod bench;
+mod buckets;
 mod conformance;
 mod golden;
 mod help;
 mod interruption;
 mod ltx;
+mod refused;
 mod replica;
 mod restore;
+mod sftp;
+mod stores;
