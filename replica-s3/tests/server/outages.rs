@@ -41,6 +41,34 @@ async fn after_a_server_has_come_back_the_next_call_works() {
     }
 }
 
+/// FLT-01, K24: an idle connection that the server has closed shows it only when it is used.
+#[tokio::test]
+async fn a_connection_that_breaks_before_the_answer_costs_one_request_more() {
+    let (_server, relay, client) = relayed();
+    let break_next = |times| {
+        let broken = Answer::none(End::Reset);
+        relay.on(|_| true).times(times).answer(broken);
+    };
+
+    break_next(1);
+    write(&client, 1, 10).await.unwrap();
+    break_next(1);
+    let read = client.read(raw(1), (..).into()).await.unwrap();
+    break_next(1);
+    let listed = names(&client, Timestamps::Fast).await.unwrap();
+    break_next(1);
+    client.delete(&[raw(1)]).await.unwrap();
+    let requests = relay.take_requests().len();
+    break_next(2);
+    let error = names(&client, Timestamps::Fast).await.unwrap_err();
+
+    assert_eq!(read, content(10));
+    assert_eq!(listed.len(), 1);
+    assert_eq!(requests, 8);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(relay.requests().len(), 2);
+}
+
 /// FLT-01, FLT-06: each call, through the layer that tries again.
 #[tokio::test]
 async fn what_fails_for_a_while_is_tried_again_and_what_fails_for_good_ends_soon() {
