@@ -39,12 +39,15 @@ impl S3Client {
     pub fn new(config: S3Config) -> Result<S3Client> {
         let root = Root::new(&config.prefix)?;
         let bucket = Arc::new(Bucket::new(&config)?);
+        let parts_in_flight = config
+            .parts_in_flight
+            .min(bucket.provider.parts_in_flight_max);
         Ok(S3Client {
             deleter: Arc::new(Deleter::new(Arc::clone(&bucket))),
             bucket,
             root,
             part_size: config.part_size,
-            parts_in_flight: config.parts_in_flight,
+            parts_in_flight,
             heads_in_flight: config.heads_in_flight,
             storage_class: config.storage_class.map(Arc::from),
         })

@@ -59,7 +59,7 @@ pub struct S3Config {
     /// a larger one needs this much memory [`parts_in_flight`](S3Config::parts_in_flight) times.
     /// For a file so large that it would have too many parts, they become larger.
     pub part_size: u64,
-    /// How many parts of a file are sent at the same time.
+    /// How many parts of a file are sent at the same time, if the provider takes as many.
     pub parts_in_flight: NonZeroUsize,
     /// How many files are asked for their exact times at the same time.
     pub heads_in_flight: NonZeroUsize,

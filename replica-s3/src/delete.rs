@@ -37,8 +37,10 @@ type Left = (String, Fault);
 
 impl Deleter {
     pub(crate) fn new(bucket: Arc<Bucket>) -> Deleter {
-        let batches = AtomicBool::new(bucket.provider.batch_delete);
-        Deleter { bucket, batches }
+        Deleter {
+            bucket,
+            batches: AtomicBool::new(true),
+        }
     }
 
     /// Deletes `files`. The error names those that are left.

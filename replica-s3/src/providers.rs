@@ -1,5 +1,7 @@
 //! What the stores that speak S3's protocol need, and where they differ: data, not code.
 
+use std::num::NonZeroUsize;
+
 /// A store that speaks S3's protocol, with what a client must know about it.
 ///
 /// [`Provider::of_host`] picks one by the endpoint; [`S3Config::provider`](crate::S3Config)
@@ -14,10 +16,10 @@ pub struct Provider {
     pub region: Region,
     /// Where the bucket's name goes in a request's address.
     pub addressing: Addressing,
-    /// Whether many files can be deleted in one request (`DeleteObjects`).
-    pub batch_delete: bool,
     /// How many parts an upload may have.
     pub parts_max: u32,
+    /// How many parts of an upload the store takes at the same time.
+    pub parts_in_flight_max: NonZeroUsize,
     /// A header that each request must carry for the store to be consistent (K18).
     pub header: Option<(&'static str, &'static str)>,
 }
@@ -47,10 +49,12 @@ pub const GENERIC: Provider = Provider {
     hosts: &[],
     region: Region::Fixed("us-east-1"),
     addressing: Addressing::Path,
-    batch_delete: true,
     parts_max: 10_000,
+    parts_in_flight_max: NonZeroUsize::MAX,
     header: None,
 };
+
+const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
 
 /// Every request is signed with the checksum of its body, in one piece and without a trailer
 /// (no `aws-chunked`), which all of these take and several demand
@@ -73,10 +77,12 @@ pub const PROVIDERS: &[Provider] = &[
     },
     // developers.cloudflare.com/r2/platform/limits and /r2/objects/upload-objects: 10,000 parts,
     // all of one size but the last. developers.cloudflare.com/r2/api/s3/api: region "auto".
+    // litestream.io/guides/s3-compatible: two parts at the same time, as more are put off.
     Provider {
         name: "Cloudflare R2",
         hosts: &[".r2.cloudflarestorage.com"],
         region: Region::Fixed("auto"),
+        parts_in_flight_max: TWO,
         ..GENERIC
     },
     // backblaze.com/apidocs/introduction-to-the-s3-compatible-api: s3.<region>.backblazeb2.com,
@@ -87,17 +93,23 @@ pub const PROVIDERS: &[Provider] = &[
         region: Region::Label(1),
         ..GENERIC
     },
-    // tigrisdata.com/docs/concepts/consistency: reads are consistent in every region with this
-    // header. Region "auto".
+    // tigrisdata.com/docs/objects/consistency: reads are consistent in every region with this
+    // header. tigrisdata.com/docs/concepts/regions: t3.storage.dev, region "auto"; before that,
+    // fly.storage.tigris.dev.
     Provider {
         name: "Tigris",
-        hosts: &[".tigris.dev", ".tigrisfiles.io", ".storageapi.dev"],
+        hosts: &[
+            ".t3.storage.dev",
+            ".tigris.dev",
+            ".tigrisfiles.io",
+            ".storageapi.dev",
+        ],
         region: Region::Fixed("auto"),
         addressing: Addressing::VirtualHost,
         header: Some(("x-tigris-consistent", "true")),
         ..GENERIC
     },
-    // docs.digitalocean.com/products/spaces/reference/s3-compatibility: <region>.digitaloceanspaces.com,
+    // docs.digitalocean.com/products/spaces/reference/aws-sdks: <region>.digitaloceanspaces.com,
     // where "us-east-1" is what requests are signed for.
     Provider {
         name: "DigitalOcean Spaces",
@@ -130,8 +142,9 @@ pub const PROVIDERS: &[Provider] = &[
         addressing: Addressing::VirtualHost,
         ..GENERIC
     },
-    // supabase.com/docs/guides/storage/s3/authentication: <project>.supabase.co/storage/v1/s3, by
-    // path. The region is the project's, and has to be given.
+    // supabase.com/docs/guides/storage/s3/authentication: <project>.storage.supabase.co or
+    // <project>.supabase.co, each with /storage/v1/s3 behind it, by path. The region is the
+    // project's, and has to be given.
     Provider {
         name: "Supabase",
         hosts: &[".supabase.co"],
@@ -144,13 +157,12 @@ pub const PROVIDERS: &[Provider] = &[
         hosts: &["s3.filebase.com"],
         ..GENERIC
     },
-    // cloud.google.com/storage/docs/interoperability: region "auto"; its XML interface has no
-    // deletion of several objects in the form of S3 that all clients of it can rely on.
+    // cloud.google.com/storage/docs/interoperability: region "auto".
+    // docs.cloud.google.com/storage/docs/xml-api/post-bucket: 1,000 objects in one deletion.
     Provider {
         name: "Google Cloud Storage",
         hosts: &["storage.googleapis.com"],
         region: Region::Fixed("auto"),
-        batch_delete: false,
         ..GENERIC
     },
     // docs.ceph.com/en/latest/radosgw/config-ref: rgw_multipart_part_upload_limit is 10,000;
@@ -159,8 +171,8 @@ pub const PROVIDERS: &[Provider] = &[
         name: "Ceph",
         ..GENERIC
     },
-    // garagehq.deuxfleurs.fr/documentation/reference-manual/configuration: s3_region is "garage"
-    // unless it is configured; host names of buckets work only where root_domain is set.
+    // garagehq.deuxfleurs.fr/documentation/reference-manual/configuration: s3_region is whatever
+    // is configured, mostly "garage"; host names of buckets work only where root_domain is set.
     Provider {
         name: "Garage",
         region: Region::Fixed("garage"),
@@ -225,6 +237,7 @@ mod tests {
                 "Backblaze B2",
                 "us-west-004",
             ),
+            ("t3.storage.dev", "Tigris", "auto"),
             ("fly.storage.tigris.dev", "Tigris", "auto"),
             (
                 "fra1.digitaloceanspaces.com",
@@ -234,7 +247,7 @@ mod tests {
             ("s3.eu-central-1.wasabisys.com", "Wasabi", "eu-central-1"),
             ("S3.fr-par.SCW.cloud", "Scaleway", "fr-par"),
             ("fsn1.your-objectstorage.com", "Hetzner", "fsn1"),
-            ("abc.supabase.co", "Supabase", "us-east-1"),
+            ("abc.storage.supabase.co", "Supabase", "us-east-1"),
             ("s3.filebase.com", "Filebase", "us-east-1"),
             ("storage.googleapis.com", "Google Cloud Storage", "auto"),
             ("minio.example.com", GENERIC.name, "us-east-1"),

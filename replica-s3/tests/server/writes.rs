@@ -246,6 +246,23 @@ async fn a_part_that_changes_on_its_way_to_the_store_is_sent_again() {
     assert_eq!(server.requests("UploadPart"), 3);
 }
 
+/// S3W-05: some stores take fewer parts at the same time than others.
+#[tokio::test]
+async fn no_more_parts_are_under_way_than_the_store_takes() {
+    let (server, relay, _) = relayed();
+    let slow = Provider {
+        parts_in_flight_max: NonZeroUsize::MIN,
+        ..GENERIC
+    };
+    let client = S3Client::new(config(&server, &relay.endpoint()).provider(slow)).unwrap();
+
+    write(&client, 1, 21 * MIB).await.unwrap();
+
+    let requests = relay.requests();
+    assert_eq!(requests.len(), 7);
+    assert!(requests.iter().all(|request| request.in_flight == 1));
+}
+
 /// BIG-03: some stores take fewer parts than others.
 #[tokio::test]
 async fn a_file_has_equal_parts_and_no_more_than_the_store_takes() {
