@@ -19,6 +19,9 @@ const DELETE_MAX: usize = 1000;
 /// The parts of an upload, at most.
 const PARTS_MAX: i32 = 10_000;
 
+/// `If-Match` and `If-None-Match`.
+type Conditions = (Option<ETagCondition>, Option<ETagCondition>);
+
 pub(super) struct Operations(pub(super) Arc<Store>);
 
 #[async_trait::async_trait]
@@ -49,12 +52,8 @@ impl S3 for Operations {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         self.0.count("GetObject");
         let input = request.input;
-        let object = self.object(&input.bucket, &input.key)?;
-        check_read(
-            &object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
+        let conditions = (input.if_match, input.if_none_match);
+        let object = self.object(&input.bucket, &input.key, conditions)?;
 
         let size = object.size();
         let whole = 0..size;
@@ -86,12 +85,8 @@ impl S3 for Operations {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         self.0.count("HeadObject");
         let input = request.input;
-        let object = self.object(&input.bucket, &input.key)?;
-        check_read(
-            &object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
+        let conditions = (input.if_match, input.if_none_match);
+        let object = self.object(&input.bucket, &input.key, conditions)?;
         Ok(S3Response::new(HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(object.size() as i64),
@@ -114,12 +109,8 @@ impl S3 for Operations {
         let mut object = StoredObject::of(content);
         object.metadata = input.metadata.unwrap_or_default();
         let etag = object.etag.clone();
-        self.write(&input.bucket, |bucket| -> S3Result<()> {
-            let (matches, none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-            check_write(bucket, &input.key, matches, none_match)?;
-            bucket.objects.insert(input.key, object);
-            Ok(())
-        })??;
+        let conditions = (input.if_match, input.if_none_match);
+        self.put(&input.bucket, input.key, conditions, |_| Ok(object))?;
         Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(ETag::Strong(etag)),
             ..Default::default()
@@ -310,15 +301,13 @@ impl S3 for Operations {
         let mut object = StoredObject::of(content);
         object.etag = format!("{}-{}", object.etag, parts.len());
         let etag = object.etag.clone();
-        self.write(&input.bucket, |bucket| -> S3Result<()> {
-            let (matches, none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-            check_write(bucket, &input.key, matches, none_match)?;
+        let conditions = (input.if_match, input.if_none_match);
+        self.put(&input.bucket, input.key.clone(), conditions, |bucket| {
             // Of two that complete it together, one comes first.
             let begun = bucket.uploads.remove(&upload);
             object.metadata = begun.ok_or_else(|| s3_error!(NoSuchUpload))?.metadata;
-            bucket.objects.insert(input.key.clone(), object);
-            Ok(())
-        })??;
+            Ok(object)
+        })?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -440,9 +429,46 @@ impl Operations {
         found.ok_or_else(|| s3_error!(NoSuchBucket))
     }
 
-    fn object(&self, bucket: &str, key: &str) -> S3Result<StoredObject> {
-        self.read(bucket, |bucket| bucket.objects.get(key).cloned())?
-            .ok_or_else(|| s3_error!(NoSuchKey))
+    /// The object at `key`, if it is as asked.
+    fn object(&self, bucket: &str, key: &str, conditions: Conditions) -> S3Result<StoredObject> {
+        let object = self.read(bucket, |bucket| bucket.objects.get(key).cloned())?;
+        let object = object.ok_or_else(|| s3_error!(NoSuchKey))?;
+        let (matches, none_match) = conditions;
+        if matches.is_some_and(|condition| !fits(&condition, &object)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        if none_match.is_some_and(|condition| fits(&condition, &object)) {
+            return Err(s3_error!(NotModified));
+        }
+        Ok(object)
+    }
+
+    /// Puts what `make` gives at `key`, if what is there is as asked.
+    fn put(
+        &self,
+        bucket: &str,
+        key: String,
+        conditions: Conditions,
+        make: impl FnOnce(&mut Bucket) -> S3Result<StoredObject>,
+    ) -> S3Result<()> {
+        self.write(bucket, |bucket| {
+            let there = bucket.objects.get(&key);
+            let (matches, none_match) = conditions;
+            if let Some(condition) = matches {
+                let object = there.ok_or_else(|| s3_error!(NoSuchKey))?;
+                if !fits(&condition, object) {
+                    return Err(s3_error!(PreconditionFailed));
+                }
+            }
+            if let Some((condition, object)) = none_match.zip(there)
+                && fits(&condition, object)
+            {
+                return Err(s3_error!(PreconditionFailed));
+            }
+            let object = make(bucket)?;
+            bucket.objects.insert(key, object);
+            Ok(())
+        })?
     }
 
     fn upload<T>(
@@ -577,41 +603,6 @@ fn broken(error: StdError) -> s3s::S3Error {
         Ok(error) => *error,
         Err(error) => s3s::S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, error),
     }
-}
-
-fn check_read(
-    object: &StoredObject,
-    matches: Option<&ETagCondition>,
-    none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    if matches.is_some_and(|condition| !fits(condition, object)) {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    if none_match.is_some_and(|condition| fits(condition, object)) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
-fn check_write(
-    bucket: &Bucket,
-    key: &str,
-    matches: Option<&ETagCondition>,
-    none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    let there = bucket.objects.get(key);
-    if let Some(condition) = matches {
-        let object = there.ok_or_else(|| s3_error!(NoSuchKey))?;
-        if !fits(condition, object) {
-            return Err(s3_error!(PreconditionFailed));
-        }
-    }
-    if let Some((condition, object)) = none_match.zip(there)
-        && fits(condition, object)
-    {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    Ok(())
 }
 
 fn fits(condition: &ETagCondition, object: &StoredObject) -> bool {
