@@ -5,16 +5,75 @@
     PATH=$PATH:/where/litestream/is python3 replica-cli/benches/beside_litestream.py
 
 Needs Python 3 (standard library only), about 8 GiB of scratch and, for the ratios, `litestream`
-0.5.16 or later on the PATH; without it only `replica` is measured. Restores: a database of 1 GiB
+0.5.16 or later on the PATH; without it only `replica` is measured. The replicas are in a folder,
+or with `--store s3` in SeaweedFS (`weed`, found as $WEED) and with `--store sftp` on OpenSSH
+(`sshd`), which are started for the run on 127.0.0.1; `--rtt MS` adds a round trip. Restores: a database of 1 GiB
 from a full file alone (`snap`), from a snapshot with compactions (`levels`) and from a full file
 with 1,000 small ones (`l0`); beside them, writing the restored bytes and syncing them. Listings:
 100,000 files. Every figure is a whole process: wall clock, CPU and peak memory as the kernel
 counted them. Outputs of the tools are compared byte for byte.
 """
-import argparse, hashlib, json, os, resource, shutil, statistics, subprocess, sys, tempfile, threading, time
+import argparse, atexit, hashlib, os, resource, shutil, statistics, subprocess, sys, tempfile, threading, time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RELEASE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target")), "release")
+sys.path.insert(0, os.path.join(TOP, ".ci"))
+import servers
+
+
+class Folder:
+    """The replicas where they were made."""
+
+    def __init__(self, trees, work, rtt):
+        self.trees = trees
+
+    def fields(self, case):
+        return "      type: file\n      path: %s\n" % os.path.join(self.trees, case)
+
+
+class S3:
+    """SeaweedFS, with the replicas copied into it."""
+
+    def __init__(self, trees, work, rtt):
+        self.server = servers.SeaweedFS(os.path.join(work, "seaweedfs")).start()
+        self.trees, self.endpoint = trees, delayed(self.server.endpoint, rtt)
+
+    def fields(self, case):
+        if not self.server.tree(case):
+            subprocess.run([os.path.join(RELEASE, "examples", "copy"), "file://" + os.path.join(self.trees, case),
+                            self.server.url(case)], check=True, timeout=1200, env=servers.environment())
+        return ("      type: s3\n      bucket: %s\n      path: %s\n      endpoint: %s\n"
+                "      region: us-east-1\n      force-path-style: true\n" % (servers.BUCKET, case, self.endpoint))
+
+
+class Sftp:
+    """OpenSSH, over the folder in which they were made."""
+
+    def __init__(self, trees, work, rtt):
+        self.server = servers.OpenSSH(os.path.join(work, "sshd")).start()
+        self.trees = trees
+        self.server.port = int(delayed("http://127.0.0.1:%d" % self.server.port, rtt).rsplit(":", 1)[1])
+
+    def fields(self, case):
+        return self.server.config(os.path.join(self.trees, case))
+
+
+def delayed(endpoint, rtt):
+    """The same server behind a proxy that adds `rtt` milliseconds to every round trip."""
+    if not rtt:
+        return endpoint
+    proxy = subprocess.Popen([os.path.join(RELEASE, "examples", "latency"), endpoint.rsplit("/", 1)[1], str(rtt)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(proxy.kill)
+    return "http://" + proxy.stdout.readline().strip()
+
+
+def configured(store, work, case):
+    """Litestream's configuration for one replica, which both programs read."""
+    config = os.path.join(work, case + ".yml")
+    with open(config, "w") as file:
+        file.write("dbs:\n  - path: %s\n    replica:\n%s" % (os.path.join(work, "app.db"), store.fields(case)))
+    return ["-config", config], os.path.join(work, "app.db")
 
 
 def run(argv, limit=300, files=None):
@@ -25,7 +84,7 @@ def run(argv, limit=300, files=None):
     start = time.monotonic()
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                 preexec_fn=before)
+                                 preexec_fn=before, env=servers.environment())
         timer = threading.Timer(limit, child.kill)
         timer.start()
         try:
@@ -84,17 +143,18 @@ def show(rows, columns):
         print("  ".join(v.ljust(w) for v, w in zip(line, widths)).rstrip(), flush=True)
 
 
-def restores(tools, trees, work, reps):
+def restores(tools, store, work, cases, reps):
     out = os.path.join(work, "restored.db")
     rows, same = [], True
-    for case in ("snap", "levels", "l0"):
+    for case in cases:
+        config, database = configured(store, work, case)
         runs, disk, digests = {name: [] for name, _ in tools}, [], set()
         for _ in range(reps):
             for name, path in tools:
                 remove(out)
                 os.sync()
                 # no more than 64 open files for us; Litestream needs one per file of its plan
-                result = run([path, "restore", "-o", out, "file://" + os.path.join(trees, case)],
+                result = run([path, "restore", *config, "-o", out, database], limit=1800,
                              files=64 if name == "replica" else None)
                 if result["status"] != 0:
                     sys.exit("%s restore of %s failed: %s" % (name, case, result["tail"]))
@@ -115,13 +175,13 @@ def restores(tools, trees, work, reps):
     return same
 
 
-def listings(tools, trees, reps):
-    url, rows = "file://" + os.path.join(trees, "list"), []
+def listings(tools, store, work, reps):
+    (config, database), rows = configured(store, work, "list"), []
     for what, flags in (("ltx", ["-level", "all"]), ("ltx -json", ["-level", "all", "-json"])):
         runs = {name: [] for name, _ in tools}
         for _ in range(reps):
             for name, path in tools:
-                result = run([path, "ltx", *flags, url])
+                result = run([path, "ltx", *config, *flags, database])
                 if result["status"] != 0:
                     sys.exit("%s %s failed: %s" % (name, what, result["tail"]))
                 runs[name].append(result)
@@ -140,6 +200,9 @@ def main():
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="the size of the database")
     parser.add_argument("--parts", default="restore,list")
+    parser.add_argument("--cases", default="snap,levels,l0", help="which replicas to restore")
+    parser.add_argument("--store", default="folder", choices=("folder", "s3", "sftp"))
+    parser.add_argument("--rtt", type=int, default=0, help="milliseconds to add to each round trip")
     parser.add_argument("--work", help="scratch to keep, so that the replicas are made once")
     args = parser.parse_args()
     work = os.path.abspath(args.work or tempfile.mkdtemp(prefix="replica-bench-"))
@@ -158,10 +221,12 @@ def main():
             subprocess.run([os.path.join(RELEASE, "examples", "make_replica"), trees, str(args.mib)],
                            check=True, timeout=1200)
             open(os.path.join(trees, "done"), "w").close()
+        store = {"folder": Folder, "s3": S3, "sftp": Sftp}[args.store](trees, work, args.rtt)
+        print("store: %s, %d ms of round trip added" % (args.store, args.rtt), flush=True)
         if "restore" in args.parts:
-            same = restores(tools, trees, work, args.reps)
+            same = restores(tools, store, work, args.cases.split(","), args.reps)
         if "list" in args.parts:
-            listings(tools, trees, args.reps)
+            listings(tools, store, work, args.reps)
     finally:
         remove(os.path.join(work, "restored.db"))
         if not args.work:
