@@ -128,7 +128,7 @@ fn a_prefix_without_a_replica_is_nothing() {
             &["restore", "-o", text(&output)][..],
             &["restore", "-dry-run", "-o", text(&output)],
             &["ltx"],
-            &["ltx", "-json"],
+            &["ltx", "-level", "all"],
             &["ltx", "-level", "9"],
             &["ltx", "verify"],
         ] {

@@ -148,7 +148,7 @@ fn a_folder_without_a_replica_is_nothing() {
         for command in [
             &["restore", "-o", text(&output)][..],
             &["ltx"],
-            &["ltx", "-json"],
+            &["ltx", "-level", "all"],
             &["ltx", "verify"],
         ] {
             let ran = sftp.run(command.iter().chain([&&*url])).ended(3);
