@@ -74,8 +74,8 @@ pub(crate) struct RestoreArgs {
     ///
     /// The old database's write-ahead log is out of the way while the new one takes its place. A
     /// restore that is killed in that very moment leaves it in the same folder as
-    /// .replica-restore-<16 hex digits>-<database>-wal. To keep the old database, rename it to
-    /// <database>-wal before anybody opens the database. To have the new one, restore with -force
+    /// .replica-restore-<16 hex digits>-DATABASE-wal. To keep the old database, rename it to
+    /// DATABASE-wal before anybody opens the database. To have the new one, restore with -force
     /// again, which removes it.
     #[arg(long)]
     force: bool,

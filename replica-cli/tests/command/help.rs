@@ -54,8 +54,8 @@ fn what_to_do_after_a_killed_replacement_is_in_the_help() {
 
     let help = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for told in [
-        ".replica-restore-<16 hex digits>-<database>-wal",
-        "rename it to <database>-wal before anybody opens the database",
+        ".replica-restore-<16 hex digits>-DATABASE-wal",
+        "rename it to DATABASE-wal before anybody opens the database",
         "restore with -force again, which removes it",
     ] {
         assert!(help.contains(told), "{told}: {help}");
