@@ -1,9 +1,10 @@
 //! An interrupted command stops soon, and leaves nothing half done.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
@@ -70,7 +71,7 @@ fn a_listing_that_waits_for_its_reader_can_be_interrupted() {
             fs::write(level.join(format!("{txid:016x}-{txid:016x}.ltx")), [0; 100]).unwrap();
         }
         let path = folder.path().to_str().unwrap();
-        let mut child = command(["ltx", "-json", path]).spawn().unwrap();
+        let mut child = interruptible(["ltx", "-json", path]).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         // It has begun to write, and has far more to write than a pipe takes.
         stdout.read_exact(&mut [0]).unwrap();
@@ -83,6 +84,26 @@ fn a_listing_that_waits_for_its_reader_can_be_interrupted() {
         assert_eq!(status.signal(), Some(number));
         drop(stdout);
     }
+}
+
+/// The command, which may be ended by SIGINT also where these tests run in the background of a
+/// shell, which has programs there ignore it.
+fn interruptible<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let command = command(args);
+    let mut perl = Command::new("perl");
+    perl.args(["-e", "$SIG{INT} = 'DEFAULT'; exec @ARGV"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => perl.env(name, value),
+            None => perl.env_remove(name),
+        };
+    }
+    perl
 }
 
 pub(crate) fn send(signal: &str, id: u32) {
