@@ -33,6 +33,8 @@ use tokio::time::{Instant, Sleep};
 pub struct Timeout<C> {
     client: C,
     settings: TimeoutSettings,
+    /// Those of a write.
+    write: TimeoutSettings,
 }
 
 /// How long a [`Timeout`] waits.
@@ -42,8 +44,9 @@ pub struct TimeoutSettings {
     /// body has been taken, to end. A delete has as much for each thousand files or part of it.
     pub call: Duration,
     /// For the store to give the next piece of a file or the next file of a listing, and to ask
-    /// for the next piece of a body. A store that collects a part of several megabytes before it
-    /// sends it takes nothing meanwhile: this must be more than one part takes.
+    /// for the next piece of a body. A store that takes a part of several megabytes before it
+    /// sends it asks for nothing meanwhile: see
+    /// [`leaving_writes_to_the_client`](Timeout::leaving_writes_to_the_client).
     pub stall: Duration,
     /// For the next piece of a body to be written to come, once the store has asked for it. With
     /// a `Limit` or a `Throttle` outside of the `Timeout` this must be more than the longest wait
@@ -69,7 +72,27 @@ impl Default for TimeoutSettings {
 impl<C: ReplicaClient> Timeout<C> {
     /// Waits for `client` as long as `settings` say.
     pub fn new(client: C, settings: TimeoutSettings) -> Timeout<C> {
-        Timeout { client, settings }
+        Timeout {
+            client,
+            settings,
+            write: settings,
+        }
+    }
+
+    /// The same, for a client that gives up by itself on each request of a write that does not get
+    /// on. Of a write only the wait for its body has a limit here.
+    ///
+    /// What a write sends can't be seen from here, only what it takes. A client of a bucket takes
+    /// some parts of a file as fast as they come and then nothing until one of them has arrived,
+    /// which over a slow line takes as long as the line needs.
+    #[must_use]
+    pub fn leaving_writes_to_the_client(mut self) -> Timeout<C> {
+        self.write = TimeoutSettings {
+            call: Duration::MAX,
+            stall: Duration::MAX,
+            ..self.settings
+        };
+        self
     }
 
     fn no_answer(&self, op: Op, limit: Duration) -> Error {
@@ -114,8 +137,8 @@ impl<C: ReplicaClient> ReplicaClient for Timeout<C> {
     }
 
     async fn write(&self, file: FileId, created_at: Timestamp, body: Body) -> Result<FileInfo> {
-        let progress = Progress::new(Wait::Answer, self.settings.call);
-        let body = progress.watch(body, self.settings);
+        let progress = Progress::new(Wait::Answer, self.write.call);
+        let body = progress.watch(body, self.write);
         let mut write = self.client.write(file, created_at, body);
         let mut limit = pin!(tokio::time::sleep_until(progress.now().deadline));
         let written = poll_fn(|context| {

@@ -293,6 +293,36 @@ async fn a_write_that_does_not_end_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_is_left_to_the_client_is_not_cut() {
+    // A client of a bucket took four parts at the speed of a disk and sent them for minutes over a
+    // slow line: that was given up as a store that stands still, again and again.
+    for at in [0, 50, 100] {
+        let (mock, timeout) = setup();
+        let timeout = timeout.leaving_writes_to_the_client();
+        mock.on(Op::Write).at_byte(at).hang();
+
+        let write = timeout.write(raw(2), Timestamp::EPOCH, slow_body(STALL / 3));
+        let written = tokio::time::timeout(100 * CALL, write).await;
+
+        assert!(written.is_err(), "{written:?}");
+        mock.assert_faults_used();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stands_still_is_given_up_though_the_write_is_left_to_the_client() {
+    let (_, timeout) = setup();
+    let timeout = timeout.leaving_writes_to_the_client();
+    let body = Body::once(100, stream::pending().boxed());
+    let start = Instant::now();
+
+    let written = ended(timeout.write(raw(2), Timestamp::EPOCH, body)).await;
+
+    assert_given_up(written.unwrap_err(), Op::Write);
+    assert_eq!(start.elapsed(), BODY);
+}
+
+#[tokio::test(start_paused = true)]
 async fn empty_chunks_are_no_progress() {
     let (_, timeout) = setup();
     let nothing = stream::repeat_with(|| Ok(Bytes::new())).then(|chunk| async {

@@ -17,8 +17,15 @@ use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
 /// because folders are mounted from other machines, which stall and come back: `Timeout` and
 /// `Retry`. The others are for those who ask for them: `Verify` reads back whatever is written,
 /// and `Limit` and `Throttle` need a number that only the user knows.
+///
+/// A write to a bucket or an SFTP server is limited by its client, which sees what moves on the
+/// line: however long a file takes over a slow one, it is not given up while it gets on.
 pub fn stack(client: Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient> {
-    let client = Timeout::new(client, TimeoutSettings::default());
+    let sees_its_line = matches!(client.scheme(), "s3" | "sftp");
+    let mut client = Timeout::new(client, TimeoutSettings::default());
+    if sees_its_line {
+        client = client.leaving_writes_to_the_client();
+    }
     let client = Retry::new(client, Backoff::default());
     Arc::new(client)
 }
@@ -27,10 +34,65 @@ pub fn stack(client: Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient> {
 mod tests {
     use super::*;
     use futures::TryStreamExt;
-    use replica_core::{ErrorKind, Level, Op, Timestamps, Txid};
-    use replica_mock::MockClient;
+    use replica_core::{
+        Body, ByteRange, ByteStream, Capabilities, ErrorKind, FileId, FileInfo, FileStream, Level,
+        Op, Result, Timestamp, Timestamps, Txid, async_trait,
+    };
+    use replica_mock::{MockClient, file};
     use std::time::Duration;
     use tokio::time::timeout;
+
+    /// A mock that says it is a client of another store.
+    #[derive(Debug)]
+    struct Posing(&'static str, MockClient);
+
+    #[async_trait]
+    impl ReplicaClient for Posing {
+        fn scheme(&self) -> &'static str {
+            self.0
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            self.1.capabilities()
+        }
+
+        async fn list(&self, level: Level, from: Txid, times: Timestamps) -> Result<FileStream> {
+            self.1.list(level, from, times).await
+        }
+
+        async fn open(&self, file: FileId, range: ByteRange) -> Result<ByteStream> {
+            self.1.open(file, range).await
+        }
+
+        async fn write(&self, file: FileId, at: Timestamp, body: Body) -> Result<FileInfo> {
+            self.1.write(file, at, body).await
+        }
+
+        async fn delete(&self, files: &[FileId]) -> Result<()> {
+            self.1.delete(files).await
+        }
+
+        async fn delete_all(&self) -> Result<()> {
+            self.1.delete_all().await
+        }
+    }
+
+    /// K23: a file of some parts over a slow line takes longer than any wait of a folder's.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_write_is_cut_only_where_the_client_does_not_see_its_line() {
+        for (scheme, attempts) in [("s3", 1), ("sftp", 1), ("file", 2)] {
+            let mock = MockClient::new();
+            let hours = Duration::from_secs(5 * 3600);
+            mock.on(Op::Write).times(1).after_applying().delay(hours);
+            let client = stack(Arc::new(Posing(scheme, mock.clone())));
+
+            let body = Body::from(vec![7; 1 << 20]);
+            let written = client.write(file(0, 1..=1), Timestamp::EPOCH, body).await;
+
+            written.expect("it is written, at once or again");
+            assert_eq!(mock.count(Op::Write), attempts, "{scheme}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_stumbles_or_hangs_is_asked_again() {

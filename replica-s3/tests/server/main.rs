@@ -16,7 +16,7 @@ use replica_core::{
     Body, Error, ErrorKind, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Result,
     Timestamp, Timestamps, Txid, TxidRange,
 };
-use replica_layers::{Backoff, Retry};
+use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
 use replica_s3::providers::{GENERIC, Provider};
 use replica_s3::{Credentials, Encryption, S3Client, S3Config, Tls};
 use testbed::http::{Answer, End, Scripted};

@@ -246,6 +246,31 @@ async fn a_part_that_changes_on_its_way_to_the_store_is_sent_again() {
     assert_eq!(server.requests("UploadPart"), 3);
 }
 
+/// K23: the parts of a file are taken at once, and the line carries them for longer than a layer
+/// waits for a store to take anything.
+#[tokio::test]
+async fn an_upload_in_parts_over_a_slow_line_is_not_cut_by_a_layer() {
+    let (server, proxy, _) = proxied();
+    let client = S3Client::new(config(&server, &format!("http://{}", proxy.address()))).unwrap();
+    let short = Duration::from_millis(500);
+    let settings = TimeoutSettings {
+        call: short,
+        stall: short,
+        ..TimeoutSettings::default()
+    };
+    let client = Timeout::new(client, settings).leaving_writes_to_the_client();
+    proxy.set(Fault::Throttle {
+        bytes_per_second: 4 << 20,
+    });
+    let begun = Instant::now();
+
+    let body = content(11 * MIB).into();
+    client.write(raw(1), NOON, body).await.unwrap();
+
+    assert!(begun.elapsed() > 2 * short, "{:?}", begun.elapsed());
+    assert!(server.object(KEY_1).unwrap().bytes() == content(11 * MIB));
+}
+
 /// S3W-05: some stores take fewer parts at the same time than others.
 #[tokio::test]
 async fn no_more_parts_are_under_way_than_the_store_takes() {
