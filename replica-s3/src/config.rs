@@ -66,7 +66,8 @@ pub struct S3Config {
     /// How long connecting may take, name and TLS included.
     pub connect_timeout: Duration,
     /// How long a request may wait for its answer to begin, counted from the last byte of it
-    /// that the network took.
+    /// that the system took. Much of that may still be in buffers on the way, whose emptying
+    /// nothing shows: for each 512 KiB of a request, up to 8 MiB, it waits as long again.
     pub request_timeout: Duration,
     /// How long the body of an answer may pause while it is being waited for.
     pub stall_timeout: Duration,

@@ -84,8 +84,10 @@
 //!
 //! # Time
 //!
-//! Connecting, the wait for an answer, and each pause of a body have a limit. What moves is not
-//! cut, however slowly it does.
+//! Connecting, the wait for an answer, and each pause of a body have a limit. What is seen to move
+//! is not cut, however slowly it does. Of what was sent it is seen only that the system took it:
+//! a line that carries an upload has to carry 512 KiB of it within
+//! [`request_timeout`](S3Config::request_timeout), which is 18 KB a second.
 //!
 //! # Cancellation
 //!

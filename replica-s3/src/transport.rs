@@ -32,6 +32,12 @@ const REFUSAL_MAX: usize = 64 << 10;
 /// How much is given to the connection at once, so that progress can be seen.
 const PIECE: usize = 64 << 10;
 
+/// How much of a body that the connection has taken passes within a request's time limit on the
+/// slowest line, and how much of one buffers on the way may still hold: the system's alone hold
+/// up to 4 MiB.
+const SLOWEST: usize = 512 << 10;
+const BUFFERED_MAX: usize = 8 << 20;
+
 /// How many idle connections are kept, and for how long: S3 closes them after about as long.
 const IDLE_CONNECTIONS: usize = 64;
 const IDLE_FOR: Duration = Duration::from_secs(15);
@@ -122,19 +128,17 @@ impl Transport {
             .map_err(|error| Fault::Nonsense(format!("no address: {error}")))?;
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
-        let progress = Arc::new(Progress::new());
+        let progress = Arc::new(Progress::new(self.request_timeout));
         if body.content_length() > 0 {
             *request.body_mut() = Some(reqwest::Body::wrap(Outgoing {
+                size: body.content_length(),
                 body,
                 rest: Bytes::new(),
                 progress: Arc::clone(&progress),
             }));
         }
         let answer = self.client.execute(request);
-        let response = progress
-            .limit(self.request_timeout, answer)
-            .await?
-            .map_err(Fault::of)?;
+        let response = progress.limit(answer).await?.map_err(Fault::of)?;
 
         let status = response.status();
         let headers = response.headers().clone();
@@ -200,31 +204,54 @@ impl Incoming {
     }
 }
 
-/// When something moved last.
-struct Progress(Mutex<Instant>);
+/// When something moved last, and how long nothing may.
+struct Progress {
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    moved: Instant,
+    /// How many times the limit is waited for.
+    times: u32,
+}
 
 impl Progress {
-    fn new() -> Progress {
-        Progress(Mutex::new(Instant::now()))
+    fn new(limit: Duration) -> Progress {
+        let moved = Instant::now();
+        let state = Mutex::new(State { moved, times: 1 });
+        Progress { limit, state }
     }
 
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn note(&self, times: u32) {
+        let moved = Instant::now();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { moved, times };
     }
 
-    fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that the connection has taken a body of `size` bytes to its end, which may be far
+    /// from having arrived: nothing shows how buffers on the way empty.
+    fn note_end(&self, size: usize) {
+        let slowest = size.min(BUFFERED_MAX).div_ceil(SLOWEST);
+        self.note(1 + u32::try_from(slowest).unwrap_or(u32::MAX - 1));
     }
 
-    /// Waits for `answer` for as long as something moves at least every `limit`.
-    async fn limit<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Result<T, Fault> {
+    /// Until when something has to move, and how long it has had for that by then.
+    fn patience(&self) -> (Instant, Duration) {
+        let State { moved, times } = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.limit.saturating_mul(times);
+        (deadline(moved, limit), limit)
+    }
+
+    /// Waits for `answer` for as long as something moves in time.
+    async fn limit<T>(&self, answer: impl Future<Output = T>) -> Result<T, Fault> {
         let mut answer = pin!(answer);
-        let mut until = deadline(self.last(), limit);
+        let (mut until, _) = self.patience();
         loop {
             if let Ok(answer) = timeout_at(until, answer.as_mut()).await {
                 return Ok(answer);
             }
-            let moved = deadline(self.last(), limit);
+            let (moved, limit) = self.patience();
             if moved <= until {
                 return Err(Fault::Silent(limit));
             }
@@ -241,9 +268,20 @@ fn deadline(start: Instant, limit: Duration) -> Instant {
 
 /// The body of a request, in pieces, each of which is progress.
 struct Outgoing {
+    size: usize,
     body: HttpRequestBody,
     rest: Bytes,
     progress: Arc<Progress>,
+}
+
+impl Outgoing {
+    fn note(&self) {
+        if self.is_end_stream() {
+            self.progress.note_end(self.size);
+        } else {
+            self.progress.note(1);
+        }
+    }
 }
 
 impl Body for Outgoing {
@@ -254,7 +292,7 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        self.progress.note();
+        self.note();
         while self.rest.is_empty() {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -266,7 +304,9 @@ impl Body for Outgoing {
             }
         }
         let piece = self.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+        let piece = self.rest.split_to(piece);
+        self.note();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

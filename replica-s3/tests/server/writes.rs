@@ -246,6 +246,25 @@ async fn a_part_that_changes_on_its_way_to_the_store_is_sent_again() {
     assert_eq!(server.requests("UploadPart"), 3);
 }
 
+/// K23: buffers on the way took all of a request at once, and it was given up while they emptied.
+#[tokio::test]
+async fn an_upload_that_crawls_behind_buffers_is_not_cut() {
+    let (server, proxy, _) = proxied();
+    let limit = Duration::from_millis(500);
+    let config = config(&server, &format!("http://{}", proxy.address())).request_timeout(limit);
+    let client = S3Client::new(config).unwrap();
+    proxy.set(Fault::Throttle {
+        bytes_per_second: 2 << 20,
+    });
+    let begun = Instant::now();
+
+    write(&client, 1, 3 * MIB).await.unwrap();
+
+    let took = begun.elapsed();
+    assert!(took > 2 * limit, "it took more than the limit: {took:?}");
+    assert!(server.object(KEY_1).unwrap().bytes() == content(3 * MIB));
+}
+
 /// K23: the parts of a file are taken at once, and the line carries them for longer than a layer
 /// waits for a store to take anything.
 #[tokio::test]
