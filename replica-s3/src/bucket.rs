@@ -129,6 +129,9 @@ impl Bucket {
     fn uri(&self, key: Option<&str>, query: &[(&str, &str)]) -> Result<Uri, Fault> {
         let mut address = self.address.clone();
         if let Some(key) = key {
+            if key.split('/').any(|name| matches!(name, "." | "..")) {
+                return Err(Fault::Unsayable);
+            }
             address.push('/');
             address.extend(utf8_percent_encode(key, &PLAIN_IN_KEYS));
         }

@@ -73,6 +73,11 @@ fn judge(fault: &Fault, place: &Place) -> (ErrorKind, String) {
                 "{endpoint} does not answer as S3 does: is it the address of a store, and does something in between change answers?"
             ),
         ),
+        Fault::Unsayable => (
+            ErrorKind::Invalid,
+            "its name has `.` or `..` between slashes, and no request can name it: delete it with a tool that sends names as they are"
+                .to_owned(),
+        ),
         Fault::Unsigned { had_some: true, .. } => (
             ErrorKind::Unavailable,
             "the source of the credentials gives no new ones at the moment".to_owned(),

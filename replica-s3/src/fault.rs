@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Refused(Arc<Refusal>),
     /// The server said something that S3 doesn't say.
     Nonsense(String),
+    /// The key has `.` or `..` between slashes, which an address means another key by.
+    Unsayable,
     /// There are no credentials to sign with, or not now.
     Unsigned {
         /// Whether the same source has given some before.
@@ -263,6 +265,7 @@ impl fmt::Display for Fault {
             | Fault::Broken(detail)
             | Fault::Nonsense(detail)
             | Fault::Unsigned { detail, .. } => f.write_str(detail),
+            Fault::Unsayable => f.write_str("`.` and `..` lead elsewhere in an address"),
             Fault::Silent(limit) => write!(f, "nothing moved for {limit:?}"),
             Fault::Refused(refusal) => refusal.fmt(f),
         }

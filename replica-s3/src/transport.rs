@@ -352,7 +352,7 @@ fn what_to_send_again(fault: &Fault) -> HttpErrorKind {
         Fault::Refused(refusal) => {
             matches!(refusal.status, 200 | 408 | 429 | 500 | 502..=504) || refusal.is_of_damage()
         }
-        Fault::Nonsense(_) | Fault::Unsigned { .. } => false,
+        Fault::Nonsense(_) | Fault::Unsayable | Fault::Unsigned { .. } => false,
     };
     if may_pass {
         HttpErrorKind::Request

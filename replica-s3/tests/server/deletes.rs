@@ -127,3 +127,43 @@ async fn files_below_a_prefix_that_means_something_in_xml_are_deleted() {
     assert_eq!(server.keys().len(), 1);
     assert_eq!(server.requests("DeleteObjects"), 1);
 }
+
+/// K17: an address means another key by `..`, so that deleting `db/../prod/x` one by one, or an
+/// upload to it, deleted `prod/x`.
+#[tokio::test]
+async fn a_key_that_leads_out_of_the_root_deletes_nothing_else() {
+    let stray = "db/../prod/x";
+    let (server, relay, client) = relayed();
+    server.put("prod/x", StoredObject::new("foreign"));
+    let listed = |name: &str, content: &str| {
+        Answer::new(200).body(format!(
+            "<{name}>{content}<IsTruncated>false</IsTruncated></{name}>"
+        ))
+    };
+    relay
+        .on(|request| request.parameter("delete").is_some())
+        .answer(Answer::s3_error(501, "NotImplemented"));
+    relay
+        .on(|request| request.parameter("list-type").is_some())
+        .answer(listed(
+            "ListBucketResult",
+            &format!("<Contents><Key>{stray}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"),
+        ));
+
+    let object = client.delete_all().await.unwrap_err();
+    relay
+        .on(|request| request.parameter("uploads").is_some())
+        .answer(listed(
+            "ListMultipartUploadsResult",
+            &format!("<Upload><Key>{stray}</Key><UploadId>1</UploadId></Upload>"),
+        ));
+    let upload = client.delete_all().await.unwrap_err();
+
+    for error in [object, upload] {
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(stray), "{error}");
+    }
+    assert_eq!(server.keys(), ["prod/x"]);
+    let requests = relay.requests();
+    assert!(requests.iter().all(|request| request.method != "DELETE"));
+}
