@@ -157,7 +157,13 @@ pub(crate) async fn head(bucket: &Bucket, key: &str) -> Result<Option<Head>, Fau
         .await;
     let answer = match asked {
         Ok(answer) => answer,
-        Err(fault) if fault.has_status(StatusCode::NOT_FOUND) => return Ok(None),
+        Err(fault) if fault.has_status(StatusCode::NOT_FOUND) => {
+            // The bucket may be gone, or what answers may be no store.
+            return match why(bucket, key).await {
+                Some(fault) if !fault.has_code(&["NoSuchKey"]) => Err(fault),
+                _ => Ok(None),
+            };
+        }
         Err(fault) if fault.has_code(&[""]) => {
             return Err(why(bucket, key).await.unwrap_or(fault));
         }

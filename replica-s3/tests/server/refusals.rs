@@ -239,6 +239,40 @@ async fn times_that_may_not_be_looked_at_are_no_empty_listing() {
     assert_eq!(error.files(), [raw(1)]);
 }
 
+/// K4, K10: an answer to HEAD does not say whether a file is gone or all of the bucket, and a
+/// listing ended short as if the files had been deleted meanwhile.
+#[tokio::test]
+async fn files_of_a_bucket_that_vanishes_are_not_left_out_of_a_listing() {
+    for (code, kind) in [
+        ("NoSuchKey", None),
+        ("NoSuchBucket", Some(ErrorKind::Invalid)),
+        ("", Some(ErrorKind::Invalid)),
+    ] {
+        let (_server, relay, client) = relayed();
+        write(&client, 1, 10).await.unwrap();
+        write(&client, 2, 10).await.unwrap();
+        let of_second = name(2);
+        let is_second = of_second.clone();
+        relay
+            .on(move |request| request.method == "HEAD" && request.path.ends_with(&is_second))
+            .answer(Answer::new(404));
+        relay
+            .on(move |request| request.method == "GET" && request.path.ends_with(&of_second))
+            .answer(Answer::s3_error(404, code));
+
+        let listed = names(&client, Timestamps::Exact).await;
+
+        match kind {
+            None => assert_eq!(listed.unwrap().len(), 1),
+            Some(kind) => {
+                let error = listed.unwrap_err();
+                assert_eq!(error.kind(), kind, "{error}");
+                assert_eq!(error.files(), [raw(2)]);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_is_trusted_as_configured_and_no_further() {
     let server = S3Server::start();
