@@ -43,16 +43,22 @@ fn judge(fault: &Fault, place: &Place) -> (ErrorKind, String) {
                 "{endpoint} did not take the connection in time: is it the right host, and does a firewall let us through?"
             ),
         ),
-        Fault::Unreachable(Reach::Tls, detail) if speaks_no_tls(detail) => (
+        Fault::Unreachable(Reach::NoTls, _) => (
             ErrorKind::Invalid,
             format!(
                 "{endpoint} does not speak TLS: if it really is a server for plain HTTP, say http:// and allow it"
             ),
         ),
-        Fault::Unreachable(Reach::Tls, _) => (
+        Fault::Unreachable(Reach::Certificate, _) => (
             ErrorKind::Invalid,
             format!(
                 "the certificate of {endpoint} is not trusted: is it the right host? an authority of your own has to be given"
+            ),
+        ),
+        Fault::Unreachable(Reach::Handshake, _) => (
+            ErrorKind::Invalid,
+            format!(
+                "{endpoint} breaks the TLS handshake off: is it the right host and port, and does it want a certificate of the client?"
             ),
         ),
         Fault::Unreachable(Reach::Other, _) => (
@@ -90,11 +96,6 @@ fn judge(fault: &Fault, place: &Place) -> (ErrorKind, String) {
         ),
         Fault::Refused(refusal) => judge_refusal(refusal, place),
     }
-}
-
-/// What rustls says when the other side answers a handshake with something else.
-fn speaks_no_tls(detail: &str) -> bool {
-    detail.contains("InvalidContentType")
 }
 
 fn judge_refusal(refusal: &Refusal, place: &Place) -> (ErrorKind, String) {

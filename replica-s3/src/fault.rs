@@ -45,8 +45,12 @@ pub(crate) enum Reach {
     Refused,
     /// It took too long.
     TooLong,
-    /// The certificate, or the lack of TLS on the other side.
-    Tls,
+    /// The certificate is not trusted.
+    Certificate,
+    /// The other side does not speak TLS.
+    NoTls,
+    /// The other side broke the handshake of TLS off.
+    Handshake,
     /// Something else.
     Other,
 }
@@ -171,12 +175,8 @@ impl Fault {
             Reach::TooLong
         } else if detail.contains("dns error") {
             Reach::Name
-        } else if ["certificate", "corrupt message", "fatal alert"]
-            .iter()
-            .any(|words| detail.contains(words))
-        {
-            // The TLS library's own words, whose type is not ours to see.
-            Reach::Tls
+        } else if let Some(reach) = of_tls(&detail) {
+            reach
         } else {
             match io_kind(&error) {
                 Some(std::io::ErrorKind::TimedOut) => Reach::TooLong,
@@ -227,6 +227,20 @@ impl Fault {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Fault {
         Fault::Refused(Arc::new(refusal))
+    }
+}
+
+/// What is wrong with TLS, by the library's own words, because their type is not ours to see.
+fn of_tls(detail: &str) -> Option<Reach> {
+    if detail.contains("invalid peer certificate") {
+        Some(Reach::Certificate)
+    } else if detail.contains("InvalidContentType") {
+        // It answered the handshake with something else.
+        Some(Reach::NoTls)
+    } else if detail.contains("fatal alert") && !detail.contains("InternalError") {
+        Some(Reach::Handshake)
+    } else {
+        None
     }
 }
 
@@ -289,3 +303,35 @@ impl fmt::Display for Refusal {
 }
 
 impl StdError for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_tls_is_told_apart() {
+        for (detail, reach) in [
+            (
+                "invalid peer certificate: UnknownIssuer",
+                Some(Reach::Certificate),
+            ),
+            (
+                "received corrupt message of type InvalidContentType",
+                Some(Reach::NoTls),
+            ),
+            (
+                "received fatal alert: HandshakeFailure",
+                Some(Reach::Handshake),
+            ),
+            (
+                "received fatal alert: CertificateRequired",
+                Some(Reach::Handshake),
+            ),
+            // A server that is being started or stopped says so.
+            ("received fatal alert: InternalError", None),
+            ("Connection reset by peer", None),
+        ] {
+            assert_eq!(of_tls(detail), reach, "{detail}");
+        }
+    }
+}
