@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use conformance::{CaseReport, KnownFailures, Options, Pace, Report, Verdict};
+use conformance::{Case, CaseReport, KnownFailures, Options, Pace, Report, Verdict};
 use replica::Location;
 use replica_mock::MockStore;
 use serde_json::json;
@@ -137,8 +137,16 @@ impl ConformanceArgs {
     }
 
     fn list(&self, options: &Options) -> Result<Status, Failure> {
-        let mut out = output::stdout();
         let cases: Vec<_> = options.cases().collect();
+        output::unless_closed(self.print_list(options, &cases))?;
+        match cases.is_empty() {
+            true => Err(Failure::new(Status::Nothing, "the filter chooses no case")),
+            false => Ok(Status::Done),
+        }
+    }
+
+    fn print_list(&self, options: &Options, cases: &[&Case]) -> io::Result<()> {
+        let mut out = output::stdout();
         if self.json {
             let cases: Vec<_> = cases
                 .iter()
@@ -154,7 +162,7 @@ impl ConformanceArgs {
             output::write_json(&mut out, &cases)?;
         } else {
             let mut table = Table::new(&["case", "catalogue", "promises"]);
-            for case in &cases {
+            for case in cases {
                 let words = |words: &[&str]| words.join(" ");
                 table.row([
                     case.id.to_owned(),
@@ -176,11 +184,7 @@ impl ConformanceArgs {
                 )?,
             }
         }
-        out.flush()?;
-        match cases.is_empty() {
-            true => Err(Failure::new(Status::Nothing, "the filter chooses no case")),
-            false => Ok(Status::Done),
-        }
+        out.flush()
     }
 
     async fn prove_memory(&self, options: &Options) -> Result<Report, Failure> {
@@ -209,10 +213,8 @@ impl ConformanceArgs {
         let open = move |namespace: String| ready(place.join(&namespace).client());
         let report = conformance::run_with(&options, open, |case| self.tell(case)).await;
         self.table(&report)?;
-        if self.keep && !self.json {
-            let mut out = output::stdout();
-            writeln!(out, "kept in {}", location.join(&namespace))?;
-            out.flush()?;
+        if self.keep {
+            self.print(|out| writeln!(out, "kept in {}", location.join(&namespace)))?;
         }
         Ok(report)
     }
@@ -221,7 +223,7 @@ impl ConformanceArgs {
         self.print(|out| writeln!(out, "{store}"))
     }
 
-    /// A reader of stdout that has gone is noticed at the table.
+    /// What keeps it from being printed is told at the table.
     fn tell(&self, case: &CaseReport) {
         let _ = self.print(|out| writeln!(out, "{case}"));
     }
@@ -235,8 +237,7 @@ impl ConformanceArgs {
             return Ok(());
         }
         let mut out = output::stdout();
-        write(&mut out)?;
-        out.flush()
+        output::unless_closed(write(&mut out).and_then(|()| out.flush()))
     }
 
     fn conclude(&self, reports: &[(&'static str, Report)]) -> Result<Status, Failure> {
@@ -254,12 +255,10 @@ impl ConformanceArgs {
                     report
                 })
                 .collect();
+            let report = json!({ "exit_status": status as u8, "stores": stores });
             let mut out = output::stdout();
-            output::write_json(
-                &mut out,
-                &json!({ "exit_status": status as u8, "stores": stores }),
-            )?;
-            out.flush()?;
+            let printed = output::write_json(&mut out, &report);
+            output::unless_closed(printed.and_then(|()| out.flush()))?;
         }
         Ok(status)
     }

@@ -58,16 +58,16 @@ impl VerifyArgs {
         };
         let mut out = output::stdout();
         let path = path.display();
-        if self.json {
+        let printed = if self.json {
             output::write_json(
                 &mut out,
                 &json!({ "file": path.to_string(), "findings": finding.as_slice() }),
-            )?;
+            )
         } else {
             let verdict = finding.as_deref().unwrap_or("sound");
-            writeln!(out, "{path}: {verdict}")?;
-        }
-        out.flush()?;
+            writeln!(out, "{path}: {verdict}")
+        };
+        output::unless_closed(printed.and_then(|()| out.flush()))?;
         Ok(match finding {
             None => Status::Done,
             Some(_) => Status::Failed,
@@ -87,9 +87,7 @@ impl VerifyArgs {
         })
         .await;
         bar.clear();
-        if let Some(error) = unwritten {
-            return Err(error.into());
-        }
+        output::unless_closed(unwritten.map_or(Ok(()), Err))?;
         let checked = checked.map_err(|error| Failure::of(Status::Failed, &error))?;
         if checked.files == 0 {
             return Err(source.empty());
@@ -100,12 +98,11 @@ impl VerifyArgs {
             .filter(|finding| is_bad(finding))
             .count();
         let mut out = output::stdout();
-        if self.json {
-            output::write_json(&mut out, &to_json(&checked, source))?;
-        } else {
-            write_summary(&mut out, &checked, source, bad)?;
-        }
-        out.flush()?;
+        let printed = match self.json {
+            true => output::write_json(&mut out, &to_json(&checked, source)),
+            false => write_summary(&mut out, &checked, source, bad),
+        };
+        output::unless_closed(printed.and_then(|()| out.flush()))?;
         Ok(match bad {
             0 => Status::Done,
             _ => Status::Failed,

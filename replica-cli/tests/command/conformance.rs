@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::replica::{folder, names, replica};
+use crate::replica::{folder, names, replica, replica_unread};
 
 #[test]
 fn the_built_in_stores_keep_a_group_of_promises() {
@@ -121,6 +121,38 @@ fn a_run_that_runs_nothing_fails() {
     for flags in [&[][..], &["-json"], &["-list"]] {
         replica([&["conformance", "-filter", "no such case"], flags].concat()).ended(3);
     }
+}
+
+/// A pipeline's reader that had seen enough made of a broken promise a success.
+#[test]
+fn a_verdict_is_given_though_nobody_reads_stdout() {
+    let folder = folder();
+    let known = folder.path().join("known");
+    let junit = folder.path().join("report.xml");
+    fs::write(
+        &known,
+        "range::the_whole_file_is_read 2099-12-31 #1 it is not broken",
+    )
+    .unwrap();
+    let flags = [
+        "conformance".as_ref(),
+        "-filter=range::the_whole".as_ref(),
+        "-known-failures".as_ref(),
+        known.as_os_str(),
+        "-junit".as_ref(),
+        junit.as_os_str(),
+    ];
+
+    for json in ["-json=false", "-json"] {
+        let ran = replica_unread(flags.into_iter().chain([json.as_ref()])).ended(1);
+
+        assert_eq!(ran.stderr, "");
+        let report = fs::read_to_string(&junit).expect("a report");
+        assert!(report.contains("<failure "), "{report}");
+        fs::remove_file(&junit).unwrap();
+    }
+    replica_unread(["conformance", "-list", "-filter=range::"]).ended(0);
+    replica_unread(["conformance", "-list", "-filter=no such case"]).ended(3);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::json;
 
-use crate::replica::{Golden, command, finish, replica};
+use crate::replica::{Golden, command, finish, replica, replica_unread};
 
 const FIRST: &str = "0000000000000001-0000000000000001.ltx";
 
@@ -312,6 +312,24 @@ fn a_file_under_a_wrong_name_is_reported() {
         "{}",
         ran.stdout
     );
+}
+
+#[test]
+fn damage_is_told_by_the_status_though_nobody_reads_stdout() {
+    let golden = Golden::copy("ps512");
+    let path = golden.file(0, FIRST);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+
+    for json in ["-json=false", "-json"] {
+        for what in [golden.url().as_str(), path.to_str().unwrap()] {
+            let ran = replica_unread(["ltx", "verify", json, what]).ended(1);
+
+            assert_eq!(ran.stderr, "");
+        }
+    }
 }
 
 #[test]

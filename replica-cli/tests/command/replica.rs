@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes};
-use std::io::Read;
+use std::io::{Read, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
@@ -62,6 +62,14 @@ pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
 /// Runs the command to its end.
 pub(crate) fn replica<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ran {
     finish(command(args).spawn().expect("the command should start"))
+}
+
+/// Runs the command to its end, with a stdout that nobody reads any more.
+pub(crate) fn replica_unread<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ran {
+    let (reader, writer) = pipe().expect("a pipe can be made");
+    drop(reader);
+    let child = command(args).stdout(writer).spawn();
+    finish(child.expect("the command should start"))
 }
 
 /// Waits for `child`, but not for ever.
