@@ -1,7 +1,7 @@
 //! Go's way of writing flags, which Litestream's users have in their fingers, made into clap's.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::{ArgAction, Command};
 
@@ -48,6 +48,25 @@ pub(crate) fn ask_for_json(args: &[OsString]) -> bool {
     args.iter()
         .take_while(|arg| *arg != "--")
         .any(|arg| arg == "--json")
+}
+
+/// `arg` as it may be shown: without the user, the password and the parameters of a URL in it,
+/// wherever in it that begins.
+pub(crate) fn without_secrets(arg: &OsStr) -> OsString {
+    let text = arg.to_string_lossy();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return arg.to_owned();
+    };
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (place, more) = rest.split_at(end);
+    // A password that nobody has encoded may hold any of these characters.
+    let place = match place.rsplit_once('@') {
+        _ if more.contains('@') => "…".to_owned(),
+        Some((_, host)) => format!("…@{host}"),
+        None => place.to_owned(),
+    };
+    let more = if more.is_empty() { "" } else { "?…" };
+    format!("{scheme}://{place}{more}").into()
 }
 
 /// The long names of all flags that take no value.
@@ -136,6 +155,28 @@ mod tests {
             &["replica", "-json", "--", "-json", "--", "-txid=1"],
             &["replica", "--json", "--", "-json", "--", "-txid=1"],
         );
+    }
+
+    #[test]
+    fn no_secret_of_a_url_is_shown_and_all_else_is() {
+        for (arg, shown) in [
+            ("restore", "restore"),
+            ("/a/b@c?d", "/a/b@c?d"),
+            ("s3://bucket/app", "s3://bucket/app"),
+            ("sftp://me:hush@nas/app", "sftp://…@nas/app"),
+            ("sftp://me:hu/sh@nas/app", "sftp://…@nas/app"),
+            ("sftp://me:hu@sh@nas/app", "sftp://…@nas/app"),
+            ("sftp://me:hush?hush@nas/app", "sftp://…?…"),
+            ("--txid=sftp://me:hush@nas", "--txid=sftp://…@nas"),
+            ("-osftp://me:hush@nas", "-osftp://…@nas"),
+            ("s3://bucket/app?sse-customer-key=hush", "s3://bucket/app?…"),
+            (
+                "s3://bucket?endpoint=https://me:hush@h&sse-customer-key=hush",
+                "s3://…?…",
+            ),
+        ] {
+            assert_eq!(without_secrets(OsStr::new(arg)), shown);
+        }
     }
 
     #[test]

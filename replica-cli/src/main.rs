@@ -10,6 +10,7 @@ mod source;
 mod status;
 mod workplace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,9 +29,16 @@ fn main() -> ExitCode {
     let mut command = Cli::command();
     let args = args::normalise(&command, std::env::args_os());
     let json = args::ask_for_json(&args);
-    let parsed = command
-        .try_get_matches_from_mut(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let mut parse = |args: Vec<OsString>| {
+        let matches = command.try_get_matches_from_mut(args)?;
+        Cli::from_arg_matches(&matches)
+    };
+    // An error shows what it is about, and that may be a URL with a password in it.
+    let parsed = parse(args.clone()).map_err(|error| {
+        let shown = args.iter().map(|arg| args::without_secrets(arg)).collect();
+        let again = parse(shown).err();
+        again.unwrap_or_else(|| clap::Error::new(error.kind()))
+    });
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) if json && error.use_stderr() => {

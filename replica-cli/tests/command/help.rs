@@ -157,3 +157,26 @@ fn a_call_that_makes_no_sense_is_status_2() {
         assert_eq!(ran.stdout, "");
     }
 }
+
+/// A forgotten -o made the error show the password of the replica's URL.
+#[test]
+fn a_call_that_makes_no_sense_is_told_without_the_secrets_of_its_urls() {
+    let sftp = "sftp://me:hush@nas/app";
+    let key = "s3://bucket/app?sse-customer-key=hush";
+    for args in [
+        &["restore", "app.db", sftp][..],
+        &["restore", "app.db", key],
+        &["restore", "-txid", sftp, "x"],
+        &["restore", "-txid=sftp://me:hush@nas/app", "x"],
+        &["ltx", "-level", key, "x"],
+        &["-sftp://me:hush@nas/app"],
+        &[sftp],
+    ] {
+        for json in [&[][..], &["-json"]] {
+            let ran = replica([args, json].concat()).ended(2);
+
+            assert!(!ran.stderr.is_empty(), "{args:?}");
+            assert!(!ran.stderr.contains("hush"), "{args:?}: {}", ran.stderr);
+        }
+    }
+}
