@@ -229,15 +229,15 @@ impl Endpoint {
         let shown = without_user(&address);
         let unusable = |why: &str| invalid(format!("the endpoint {shown} can't be used: {why}"));
 
-        let uri: Uri = address.parse().map_err(|_| unusable("it is no address"))?;
-        let authority = uri
-            .authority()
-            .ok_or_else(|| unusable("it names no host"))?;
-        if authority.as_str().contains('@') {
+        if address.contains('@') {
             return Err(unusable(
                 "give the key as credentials, and not in the address",
             ));
         }
+        let uri: Uri = address.parse().map_err(|_| unusable("it is no address"))?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| unusable("it names no host"))?;
         if uri.query().is_some() || address.contains('#') {
             return Err(unusable("it goes on behind the path"));
         }

@@ -327,15 +327,10 @@ impl fmt::Debug for S3Config {
 
 /// An address without the name and password that it may hold.
 pub(crate) fn without_user(address: &str) -> String {
-    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
-    let end = rest.find('/').unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    if scheme.is_empty() {
-        format!("{host}{path}")
-    } else {
-        format!("{scheme}://{host}{path}")
+    // A password that nobody has encoded may hold any character, a slash too.
+    let (before, host) = address.rsplit_once('@').unwrap_or(("", address));
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://{host}"),
+        None => host.to_owned(),
     }
 }

@@ -151,6 +151,10 @@ fn what_can_not_be_a_configuration_is_invalid_and_says_why() {
         (good().endpoint("http://minio:9000"), "plain HTTP"),
         (good().endpoint("ftp://minio"), "https"),
         (good().endpoint("https://its-secret@minio"), "credentials"),
+        (
+            good().endpoint("https://key:its-secret/more@minio"),
+            "credentials",
+        ),
         (good().endpoint("https://"), "endpoint"),
         (good().prefix("a/../b"), "`..`"),
         (good().prefix("a\nb"), "control"),
@@ -174,6 +178,18 @@ fn what_can_not_be_a_configuration_is_invalid_and_says_why() {
 /// K22.
 #[test]
 fn no_secret_is_in_a_debug_text() {
+    for secret in ["its-secret", "its-secret/more", "its-secret@more"] {
+        let config = S3Config::new("bucket").endpoint(&format!("https://user:{secret}@minio"));
+
+        let shown = format!("{config:?}");
+
+        assert!(shown.contains("https://minio"), "{shown}");
+        assert!(
+            !shown.contains("secret") && !shown.contains("more"),
+            "{shown}"
+        );
+    }
+
     let config = S3Config::new("bucket")
         .endpoint("https://user:its-secret@minio")
         .encryption(Encryption::Customer { key: [b'k'; 32] })
