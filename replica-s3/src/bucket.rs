@@ -12,6 +12,7 @@ use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::HttpRequest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replica_core::{Error, ErrorKind};
+use reqwest::Url;
 
 use crate::classify::{Place, classify};
 use crate::config::{Encryption, S3Config, without_user};
@@ -53,9 +54,16 @@ impl Bucket {
     pub(crate) fn new(config: &S3Config) -> Result<Bucket, Error> {
         check_bucket(&config.bucket)?;
         check_sizes(config)?;
+        check_storage_class(config.storage_class.as_deref())?;
         let endpoint = Endpoint::of(config)?;
         let addressing = config.addressing.unwrap_or(endpoint.provider.addressing);
         let address = endpoint.bucket(&config.bucket, addressing);
+        // It goes through two parsers, of which the one that signs takes no second look.
+        if address.parse::<Uri>().is_err() || Url::parse(&address).is_err() {
+            return Err(invalid(format!(
+                "the endpoint can't be used: {address} is no address"
+            )));
+        }
         let transport = Transport::new(config)?;
         let credentials = signing(config, &endpoint.region)?.map(Arc::new);
         let uploads = Uploads {
@@ -179,6 +187,16 @@ fn check_bucket(bucket: &str) -> Result<(), Error> {
         )));
     }
     Ok(())
+}
+
+/// It goes into a header as it is.
+fn check_storage_class(class: Option<&str>) -> Result<(), Error> {
+    match class {
+        Some(class) if !class.chars().all(|c| c.is_ascii_graphic()) => {
+            Err(invalid(format!("{class:?} is no storage class")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What S3 and those that follow it take.

@@ -1,15 +1,19 @@
 //! Who asks, from wherever that is known.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
+use http::Uri;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::{ClientOptions, CredentialProvider};
 use replica_core::Error;
+use reqwest::Url;
 
 use crate::again::sends_again;
 use crate::bucket::{invalid, unusable_configuration};
@@ -18,6 +22,9 @@ use crate::fault::Fault;
 
 /// How long the source of credentials may take.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the agent of a container is (docs.aws.amazon.com, "Task IAM roles").
+const CONTAINER_AGENT: &str = "169.254.170.2";
 
 /// Where the credentials come from. Refused ones never reach a header.
 pub(crate) struct Signing {
@@ -58,22 +65,38 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
             }
         }
         Credentials::Instance { endpoint } => match endpoint {
-            Some(endpoint) => builder.with_config(AmazonS3ConfigKey::MetadataEndpoint, endpoint),
+            Some(endpoint) => {
+                check_address(endpoint, "the instance metadata", &["http", "https"])?;
+                let endpoint = endpoint.trim_end_matches('/');
+                builder.with_config(AmazonS3ConfigKey::MetadataEndpoint, endpoint)
+            }
             None => builder,
         },
-        Credentials::Task { relative_uri } => builder.with_config(
-            AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
-            relative_uri,
-        ),
+        Credentials::Task { relative_uri } => {
+            if !relative_uri.starts_with('/') {
+                return Err(invalid(
+                    "the path of the container credentials does not begin with a slash",
+                ));
+            }
+            let address = format!("http://{CONTAINER_AGENT}{relative_uri}");
+            check_address(&address, "the container credentials", &["http"])?;
+            builder.with_config(
+                AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+                relative_uri,
+            )
+        }
         Credentials::Pod {
             full_uri,
             token_file,
-        } => builder
-            .with_config(AmazonS3ConfigKey::ContainerCredentialsFullUri, full_uri)
-            .with_config(
-                AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
-                text(token_file)?,
-            ),
+        } => {
+            check_address(full_uri, "the pod identity agent", &["http", "https"])?;
+            builder
+                .with_config(AmazonS3ConfigKey::ContainerCredentialsFullUri, full_uri)
+                .with_config(
+                    AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+                    text(token_file)?,
+                )
+        }
         Credentials::WebIdentity {
             token_file,
             role_arn,
@@ -87,6 +110,7 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
                 builder = builder.with_config(AmazonS3ConfigKey::RoleSessionName, name);
             }
             if let Some(endpoint) = endpoint {
+                check_address(endpoint, "the token service", &["https"])?;
                 builder = builder.with_config(AmazonS3ConfigKey::StsEndpoint, endpoint);
             }
             builder
@@ -97,6 +121,21 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
         source: Arc::clone(store.credentials()),
         had_some: false.into(),
     }))
+}
+
+/// Demands what a request can be sent to. The address may hold a secret and is not shown.
+fn check_address(address: &str, whose: &str, schemes: &[&str]) -> Result<(), Error> {
+    let is_one = address.parse::<Uri>().is_ok_and(|uri| {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        schemes.contains(&scheme) && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if is_one && Url::parse(address).is_ok() {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "the address of {whose} can't be used: write it as {}://host/path",
+        schemes.join(":// or ")
+    )))
 }
 
 fn text(path: &Path) -> Result<&str, Error> {
@@ -131,9 +170,17 @@ impl Signing {
             had_some: self.had_some.load(Ordering::Relaxed),
             detail,
         };
-        let credential = match tokio::time::timeout(limit, self.source.get_credential()).await {
-            Ok(Ok(credential)) => credential,
-            Ok(Err(error)) => return Err(unsigned(error.to_string())),
+        // What a source says goes into the next request to it, and what can't be sent panics.
+        let asked = AssertUnwindSafe(self.source.get_credential()).catch_unwind();
+        let credential = match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(Ok(credential))) => credential,
+            Ok(Ok(Err(error))) => return Err(unsigned(error.to_string())),
+            Ok(Err(_)) => {
+                return Err(unsigned(
+                    "the token file, or an answer of the source of the credentials, can't be sent"
+                        .to_owned(),
+                ));
+            }
             Err(_) => {
                 return Err(unsigned(
                     "the source of the credentials is silent".to_owned(),

@@ -156,6 +156,16 @@ fn what_can_not_be_a_configuration_is_invalid_and_says_why() {
             "credentials",
         ),
         (good().endpoint("https://"), "endpoint"),
+        (good().endpoint("https://10.0.0.256:9000"), "no address"),
+        (good().endpoint("https://minio:99999"), "endpoint"),
+        (
+            good()
+                .endpoint("https://10.0.0.1")
+                .addressing(Addressing::VirtualHost),
+            "no address",
+        ),
+        (good().storage_class("STANDARD\nIA"), "storage class"),
+        (good().storage_class("STÄNDIG"), "storage class"),
         (good().prefix("a/../b"), "`..`"),
         (good().prefix("a\nb"), "control"),
         (good().prefix(&"x".repeat(1000)), "long"),
@@ -172,6 +182,89 @@ fn what_can_not_be_a_configuration_is_invalid_and_says_why() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(error.to_string().contains(says), "{error}");
         assert!(!format!("{error:?}").contains("its-secret"), "{error:?}");
+    }
+}
+
+/// What can't be an address made the library behind panic at the first request.
+#[test]
+fn a_source_of_credentials_without_an_address_is_invalid_and_says_why() {
+    let instance = |endpoint: &str| Credentials::Instance {
+        endpoint: Some(endpoint.to_owned()),
+    };
+    let task = |uri: &str| Credentials::Task {
+        relative_uri: uri.to_owned(),
+    };
+    let pod = |uri: &str| Credentials::Pod {
+        full_uri: uri.to_owned(),
+        token_file: "/token".into(),
+    };
+    let web = |endpoint: &str| Credentials::WebIdentity {
+        token_file: "/token".into(),
+        role_arn: "role".to_owned(),
+        session_name: None,
+        endpoint: Some(endpoint.to_owned()),
+    };
+    for (credentials, says) in [
+        (instance("169.254.169.254"), Some("instance metadata")),
+        (instance("http://10.0.0.256"), Some("instance metadata")),
+        (instance("http://169.254.169.254/"), None),
+        (instance("http://[fd00:ec2::254]"), None),
+        (task("/v2 /its-secret"), Some("container credentials")),
+        (task("its-secret"), Some("container credentials")),
+        (task("/v2/credentials"), None),
+        (pod("169.254.170.23/its-secret"), Some("pod identity")),
+        (
+            pod("http://169.254.170.23/v1 /its-secret"),
+            Some("pod identity"),
+        ),
+        (pod("http://169.254.170.23/v1"), None),
+        (web("sts.eu-west-1.amazonaws.com"), Some("token service")),
+        (
+            web("http://sts.eu-west-1.amazonaws.com"),
+            Some("token service"),
+        ),
+        (web("https://sts.eu-west-1.amazonaws.com"), None),
+    ] {
+        let shown = format!("{credentials:?}");
+
+        let client = S3Client::new(S3Config::new("bucket").credentials(credentials));
+
+        match says {
+            None => drop(client.expect(&shown)),
+            Some(says) => {
+                let error = client.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                assert!(error.to_string().contains(says), "{error}");
+                assert!(!format!("{error:?}").contains("its-secret"), "{error:?}");
+            }
+        }
+    }
+}
+
+/// What a source of credentials says goes into the next request to it.
+#[tokio::test]
+async fn a_source_of_credentials_that_says_what_can_not_be_sent_is_an_error() {
+    let server = S3Server::start();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "two\nlines").expect("a file can be written");
+    let metadata = Scripted::handling(|_| Answer::new(200).body("two\nlines"));
+    let instance = Credentials::Instance {
+        endpoint: Some(metadata.endpoint()),
+    };
+    let pod = Credentials::Pod {
+        full_uri: metadata.endpoint(),
+        token_file,
+    };
+    for credentials in [instance, pod] {
+        let config = config(&server, &server.endpoint()).credentials(credentials);
+        let client = S3Client::new(config).unwrap();
+
+        for size in [10, 6 * MIB] {
+            let error = write(&client, 1, size).await.unwrap_err();
+
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        }
     }
 }
 
