@@ -49,7 +49,7 @@ pub struct S3Config {
     /// How the server's certificate is judged.
     pub tls: Tls,
     /// The HTTP proxy to go through, such as `http://proxy.example.com:3128`. The environment
-    /// is not asked for one.
+    /// is not asked for one. The role of this machine, task or pod is asked for without it.
     pub proxy: Option<String>,
     /// How the store encrypts what it keeps.
     pub encryption: Encryption,

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use http::Uri;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
-use object_store::{ClientOptions, CredentialProvider};
+use object_store::{CredentialProvider, StaticCredentialProvider};
 use replica_core::Error;
 use reqwest::Url;
 
@@ -19,6 +19,7 @@ use crate::again::sends_again;
 use crate::bucket::{invalid, unusable_configuration};
 use crate::config::{Credentials, S3Config};
 use crate::fault::Fault;
+use crate::transport::Transport;
 
 /// How long the source of credentials may take.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,17 +34,7 @@ pub(crate) struct Signing {
 }
 
 pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>, Error> {
-    // A builder that asks the sources itself, over connections of its own.
-    let builder = AmazonS3Builder::new()
-        .with_bucket_name(&config.bucket)
-        .with_region(region)
-        .with_client_options(
-            ClientOptions::new()
-                .with_connect_timeout(config.connect_timeout.min(CREDENTIALS_TIMEOUT))
-                .with_timeout(CREDENTIALS_TIMEOUT),
-        );
-    let builder = sends_again(builder, 1, 2 * CREDENTIALS_TIMEOUT);
-    let builder = match &config.credentials {
+    let source: AwsCredentialProvider = match &config.credentials {
         Credentials::Anonymous => return Ok(None),
         Credentials::Static {
             access_key_id,
@@ -56,14 +47,29 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
                 token: session_token.clone().filter(|token| !token.is_empty()),
             };
             check_credential(&credential).map_err(invalid)?;
-            let builder = builder
-                .with_access_key_id(credential.key_id)
-                .with_secret_access_key(credential.secret_key);
-            match credential.token {
-                Some(token) => builder.with_token(token),
-                None => builder,
-            }
+            Arc::new(StaticCredentialProvider::new(credential))
         }
+        role => of_role(role, config, region)?,
+    };
+    Ok(Some(Signing {
+        source,
+        had_some: false.into(),
+    }))
+}
+
+/// What asks for the credentials of `role`.
+fn of_role(
+    role: &Credentials,
+    config: &S3Config,
+    region: &str,
+) -> Result<AwsCredentialProvider, Error> {
+    let builder = AmazonS3Builder::new()
+        .with_bucket_name(&config.bucket)
+        .with_region(region)
+        .with_http_connector(to_source(config)?);
+    let builder = sends_again(builder, 1, 2 * CREDENTIALS_TIMEOUT);
+    let builder = match role {
+        Credentials::Anonymous | Credentials::Static { .. } => builder,
         Credentials::Instance { endpoint } => match endpoint {
             Some(endpoint) => {
                 check_address(endpoint, "the instance metadata", &["http", "https"])?;
@@ -117,10 +123,20 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
         }
     };
     let store = builder.build().map_err(unusable_configuration)?;
-    Ok(Some(Signing {
-        source: Arc::clone(store.credentials()),
-        had_some: false.into(),
-    }))
+    Ok(Arc::clone(store.credentials()))
+}
+
+/// What asks the source of the credentials: as the store is asked, but soon tired, and without the
+/// proxy where the source is a part of this machine, whose credentials are no proxy's business.
+fn to_source(config: &S3Config) -> Result<Transport, Error> {
+    let is_elsewhere = matches!(config.credentials, Credentials::WebIdentity { .. });
+    Transport::new(&S3Config {
+        proxy: config.proxy.clone().filter(|_| is_elsewhere),
+        connect_timeout: config.connect_timeout.min(CREDENTIALS_TIMEOUT),
+        request_timeout: CREDENTIALS_TIMEOUT,
+        stall_timeout: CREDENTIALS_TIMEOUT,
+        ..config.clone()
+    })
 }
 
 /// Demands what a request can be sent to. The address may hold a secret and is not shown.

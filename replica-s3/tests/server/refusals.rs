@@ -268,6 +268,59 @@ async fn a_source_of_credentials_that_says_what_can_not_be_sent_is_an_error() {
     }
 }
 
+/// The environment's proxy got the credentials of a role in plain text.
+#[tokio::test]
+async fn the_role_of_this_machine_is_asked_for_without_the_proxy() {
+    let server = S3Server::start();
+    let metadata = Scripted::handling(|request| match request.path.as_str() {
+        "/latest/api/token" => Answer::new(200).body("token"),
+        path if path.ends_with('/') => Answer::new(200).body("role"),
+        _ => Answer::new(500),
+    });
+    let proxy = Scripted::handling(|_| Answer::new(500));
+    let instance = Credentials::Instance {
+        endpoint: Some(metadata.endpoint()),
+    };
+    let config = config(&server, &server.endpoint()).credentials(instance);
+    let client = S3Client::new(config.proxy(&proxy.endpoint())).unwrap();
+
+    let error = write(&client, 1, 10).await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(metadata.requests().len() >= 3);
+    assert!(proxy.requests().is_empty());
+}
+
+/// A token service is asked as the store is: through the proxy, by the same authorities.
+#[tokio::test]
+async fn a_token_service_is_trusted_as_the_store_is() {
+    let server = S3Server::start();
+    let service = Scripted::handling(|_| Answer::new(403));
+    let relay = TlsRelay::before(service.address());
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "token").expect("a file can be written");
+    let web = Credentials::WebIdentity {
+        token_file,
+        role_arn: "role".to_owned(),
+        session_name: None,
+        endpoint: Some(relay.endpoint()),
+    };
+    let config = config(&server, &server.endpoint()).credentials(web);
+    for (tls, asked) in [
+        (Tls::System, false),
+        (Tls::Trusting(relay.authority().into()), true),
+    ] {
+        service.take_requests();
+        let client = S3Client::new(config.clone().tls(tls)).unwrap();
+
+        let error = write(&client, 1, 10).await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(!service.take_requests().is_empty(), asked);
+    }
+}
+
 /// K22.
 #[test]
 fn no_secret_is_in_a_debug_text() {
