@@ -31,6 +31,10 @@ pub enum Region {
     Fixed(&'static str),
     /// It is this label of the host name, counted from 0.
     Label(usize),
+    /// It is behind the `s3` of the host name, as AWS writes those of S3: `s3.eu-west-1`,
+    /// `s3.dualstack.eu-west-1`, `s3-fips.eu-west-1`, `vpce-1a2b.s3.eu-west-1.vpce`. Without one
+    /// it is `us-east-1`, and another name below `amazonaws.com` is none of S3.
+    Aws,
 }
 
 /// Where the bucket's name goes in a request's address.
@@ -43,7 +47,9 @@ pub enum Addressing {
 }
 
 /// What any software that speaks the protocol can do: addressed by path, in `us-east-1`, with the
-/// limits of S3 itself. For an endpoint that is none of [`PROVIDERS`].
+/// limits of S3 itself. For an endpoint that is none of [`PROVIDERS`], as that of software that
+/// runs anywhere, such as MinIO or Garage: no host name tells which it is. One that wants another
+/// region has to be [configured](crate::S3Config).
 pub const GENERIC: Provider = Provider {
     name: "an S3-compatible store",
     hosts: &[],
@@ -65,7 +71,7 @@ pub const PROVIDERS: &[Provider] = &[
     Provider {
         name: "AWS",
         hosts: &[".amazonaws.com", ".amazonaws.com.cn"],
-        region: Region::Label(1),
+        region: Region::Aws,
         addressing: Addressing::VirtualHost,
         ..GENERIC
     },
@@ -191,7 +197,9 @@ impl Provider {
         let host = host.to_ascii_lowercase();
         let is_its = |provider: &&Provider| {
             let mut ends = provider.hosts.iter();
-            ends.any(|end| host.ends_with(end) || *host == *end.trim_start_matches('.'))
+            let is_below =
+                ends.any(|end| host.ends_with(end) || *host == *end.trim_start_matches('.'));
+            is_below && (provider.region != Region::Aws || of_s3(&host).is_some())
         };
         PROVIDERS.iter().find(is_its).copied().unwrap_or(GENERIC)
     }
@@ -204,19 +212,44 @@ impl Provider {
 
     /// The region to sign for at `host`.
     pub(crate) fn region_at(&self, host: &str) -> String {
-        match self.region {
-            Region::Fixed(region) => region.to_owned(),
-            Region::Label(index) => {
-                let label = host.split('.').nth(index).unwrap_or_default();
-                // `s3.amazonaws.com` has no region in it.
-                if label.is_empty() || host.split('.').count() <= index + 2 || label == "amazonaws"
-                {
-                    "us-east-1".to_owned()
-                } else {
-                    label.to_owned()
-                }
-            }
-        }
+        let named = match self.region {
+            Region::Fixed(region) => Some(region),
+            Region::Label(index) => host
+                .split('.')
+                .nth(index)
+                .filter(|label| !label.is_empty() && host.split('.').count() > index + 2),
+            Region::Aws => of_s3(host).flatten(),
+        };
+        named.unwrap_or("us-east-1").to_owned()
+    }
+
+    /// Whether `host` is one of AWS's for S3 that names no region, so that the region has to come
+    /// from elsewhere.
+    pub fn is_aws_without_region(host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        Provider::of_host(&host).region == Region::Aws && of_s3(&host) == Some(None)
+    }
+}
+
+/// The region in a host name of AWS's, if that is one of S3 and has one.
+fn of_s3(host: &str) -> Option<Option<&str>> {
+    let name = host.strip_suffix(".cn").unwrap_or(host);
+    let name = name.strip_suffix(".amazonaws.com")?;
+    let name = name.strip_suffix(".vpce").unwrap_or(name);
+    let mut labels = name
+        .split('.')
+        .skip_while(|label| *label != "s3" && !label.starts_with("s3-"));
+    let service = labels.next()?;
+    let mut labels = labels.filter(|label| *label != "dualstack");
+    let region = match service {
+        "s3" | "s3-fips" | "s3-accelerate" => labels.next(),
+        // As regions were named first: s3-us-west-2.
+        old => old.strip_prefix("s3-").filter(|name| *name != "external-1"),
+    };
+    match labels.next() {
+        None => Some(region),
+        // As in s3-something.eu-west-1.elb.
+        Some(_) => None,
     }
 }
 
@@ -230,6 +263,24 @@ mod tests {
             ("s3.eu-west-1.amazonaws.com", "AWS", "eu-west-1"),
             ("s3.amazonaws.com", "AWS", "us-east-1"),
             ("s3.cn-north-1.amazonaws.com.cn", "AWS", "cn-north-1"),
+            ("s3.dualstack.eu-west-1.amazonaws.com", "AWS", "eu-west-1"),
+            (
+                "s3-fips.us-gov-west-1.amazonaws.com",
+                "AWS",
+                "us-gov-west-1",
+            ),
+            (
+                "s3-fips.dualstack.us-east-2.amazonaws.com",
+                "AWS",
+                "us-east-2",
+            ),
+            ("s3-us-west-2.amazonaws.com", "AWS", "us-west-2"),
+            ("s3-accelerate.amazonaws.com", "AWS", "us-east-1"),
+            (
+                "bucket.vpce-1a2b-3c4d.s3.eu-west-1.vpce.amazonaws.com",
+                "AWS",
+                "eu-west-1",
+            ),
             ("0ab1.r2.cloudflarestorage.com", "Cloudflare R2", "auto"),
             ("0ab1.eu.r2.cloudflarestorage.com", "Cloudflare R2", "auto"),
             (
@@ -268,10 +319,27 @@ mod tests {
     fn a_host_that_only_looks_like_a_providers_is_not_its() {
         for host in [
             "evilamazonaws.com",
+            "amazonaws.com",
+            "ec2-1-2-3-4.eu-west-1.compute.amazonaws.com",
+            "minio-1234.eu-west-1.elb.amazonaws.com",
+            "s3-proxy-1234.eu-west-1.elb.amazonaws.com",
             "amazonaws.com.example.org",
             "xs3.filebase.com.evil",
         ] {
             assert_eq!(Provider::of_host(host), GENERIC, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_aws_without_a_region_are_known() {
+        for (host, is_without) in [
+            ("s3.amazonaws.com", true),
+            ("S3-accelerate.amazonaws.com", true),
+            ("s3.dualstack.eu-west-1.amazonaws.com", false),
+            ("ec2-1-2-3-4.compute-1.amazonaws.com", false),
+            ("minio.example.com", false),
+        ] {
+            assert_eq!(Provider::is_aws_without_region(host), is_without, "{host}");
         }
     }
 

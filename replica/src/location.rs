@@ -48,7 +48,7 @@ pub(crate) use url::Parameters;
 /// | name | what it says |
 /// | --- | --- |
 /// | `endpoint` | the host of a store other than AWS; without a scheme it is `http` for one nearby and `https` for others |
-/// | `region` | the region; without it `$AWS_REGION` |
+/// | `region` | the region; without it the endpoint's, where its name has it, of AWS `$AWS_REGION`, and of others `us-east-1` (Garage mostly has `garage`) |
 /// | `force-path-style` | whether the bucket is part of the path, and not of the host |
 /// | `skip-verify` | whether any TLS certificate will do |
 /// | `part-size`, `concurrency` | how large the parts of a large file are, and how many are under way at once |

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use replica_core::ReplicaClient;
-use replica_s3::providers::Addressing;
+use replica_s3::providers::{Addressing, Provider};
 use replica_s3::{Credentials, Encryption, S3Client, S3Config, Tls};
 
 use super::OpenError;
@@ -31,9 +31,15 @@ fn config(location: &S3Location, environment: &Environment<'_>) -> Result<S3Conf
         None => endpoint_of(environment)?,
     };
     config.region = location.region.clone().or_else(|| {
-        // The region of AWS is not one of another store's.
+        // The region of AWS is not one of another store's, and not that of an endpoint that
+        // names its own.
+        let is_its = match &config.endpoint {
+            None => true,
+            Some(endpoint) => host_and_port(endpoint)
+                .is_some_and(|(_, host, _)| Provider::is_aws_without_region(&host)),
+        };
         let names = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-        let region = config.endpoint.is_none().then(|| environment.first(&names));
+        let region = is_its.then(|| environment.first(&names));
         region.flatten().map(|(_, region)| region)
     });
     // Whoever writes `http://` has chosen it.
@@ -223,6 +229,19 @@ fn proxy(endpoint: Option<&str>, environment: &Environment<'_>) -> Option<String
         true => proxy,
         false => format!("http://{proxy}"),
     })
+}
+
+/// The scheme, the host in lower case and the port of an endpoint.
+fn host_and_port(endpoint: &str) -> Option<(&str, String, u16)> {
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(address) => address.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let usual = if scheme == "http" { 80 } else { 443 };
+    let port = port.strip_prefix(':').map_or(Some(usual), |port| port.parse().ok())?;
+    Some((scheme, host.to_ascii_lowercase(), port))
 }
 
 #[cfg(test)]
@@ -433,6 +452,10 @@ mod tests {
             assert_eq!(region("s3://b", name).as_deref(), Some("eu-west-1"));
             assert_eq!(region("s3://b?region=own", name).as_deref(), Some("own"));
             assert_eq!(region("s3://b?endpoint=h", name), None);
+            let own = "s3://b?endpoint=s3.dualstack.us-west-2.amazonaws.com";
+            assert_eq!(region(own, name), None);
+            let global = region("s3://b?endpoint=s3.amazonaws.com", name);
+            assert_eq!(global.as_deref(), Some("eu-west-1"));
         }
     }
 
