@@ -51,7 +51,7 @@ fn config(location: &S3Location, environment: &Environment<'_>) -> Result<S3Conf
         true => Addressing::Path,
         false => Addressing::VirtualHost,
     });
-    config.proxy = proxy(config.endpoint.as_deref(), environment);
+    config.proxy = proxy(&config, environment);
     config.tls = tls(location, environment)?;
     config.credentials = credentials(location, environment)?;
     config.encryption = encryption(location)?;
@@ -193,32 +193,23 @@ fn read(path: PathBuf) -> Result<Vec<u8>, OpenError> {
     fs::read(&path).map_err(|source| OpenError::File { path, source })
 }
 
-/// The proxy that the environment names for this endpoint, by the rules that Go, curl and others
-/// share: never for this machine itself.
-fn proxy(endpoint: Option<&str>, environment: &Environment<'_>) -> Option<String> {
-    let (scheme, rest) = endpoint
-        .unwrap_or("https://amazonaws.com")
-        .split_once("://")?;
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(address) => address.split(']').next()?,
-        None => authority.split(':').next()?,
-    };
-    let host = host.to_ascii_lowercase();
+/// The proxy that the environment names for where the bucket is, unless that is this machine
+/// itself or one of the environment's exceptions, which may name the endpoint or the bucket's own
+/// host.
+fn proxy(config: &S3Config, environment: &Environment<'_>) -> Option<String> {
+    let region = config.region.as_deref().unwrap_or("us-east-1");
+    let aws = format!("https://s3.{region}.amazonaws.com");
+    let (scheme, host, port) = host_and_port(config.endpoint.as_deref().unwrap_or(&aws))?;
     let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let exceptions = environment.first(&["NO_PROXY", "no_proxy"]);
     let exceptions = exceptions
         .map(|(_, list)| list.to_ascii_lowercase())
         .unwrap_or_default();
-    let is_excepted = exceptions.split(',').map(str::trim).any(|exception| {
-        let domain = exception.trim_start_matches("*.").trim_start_matches('.');
-        let below = |host: &str| {
-            host.strip_suffix(domain)
-                .is_some_and(|rest| rest.ends_with('.'))
-        };
-        exception == "*" || (!domain.is_empty() && (host == domain || below(&host)))
-    });
-    if is_here || is_excepted {
+    let hosts = [format!("{}.{host}", config.bucket), host];
+    let mut exceptions = exceptions.split(',').map(str::trim);
+    if is_here
+        || exceptions.any(|exception| hosts.iter().any(|host| excepts(exception, host, port)))
+    {
         return None;
     }
     let (_, proxy) = match scheme {
@@ -240,8 +231,59 @@ fn host_and_port(endpoint: &str) -> Option<(&str, String, u16)> {
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
     let usual = if scheme == "http" { 80 } else { 443 };
-    let port = port.strip_prefix(':').map_or(Some(usual), |port| port.parse().ok())?;
+    let port = port
+        .strip_prefix(':')
+        .map_or(Some(usual), |port| port.parse().ok())?;
     Some((scheme, host.to_ascii_lowercase(), port))
+}
+
+/// Whether an entry of `NO_PROXY` names this host: `*`, a domain with all that is below it, or an
+/// address, either with a port or without, or a network such as `10.0.0.0/8`.
+fn excepts(exception: &str, host: &str, port: u16) -> bool {
+    if exception == "*" {
+        return true;
+    }
+    if let Some((network, bits)) = exception.split_once('/') {
+        let (network, bits) = (network.parse(), bits.parse());
+        return match (network, bits, host.parse()) {
+            (Ok(network), Ok(bits), Ok(address)) => is_in(address, network, bits),
+            _ => false,
+        };
+    }
+    // An IPv6 address has colons of its own, and a port only behind brackets.
+    let (name, its_port) = match exception
+        .strip_prefix('[')
+        .and_then(|it| it.split_once(']'))
+    {
+        Some((address, port)) => (address, port.strip_prefix(':')),
+        None if exception.parse::<IpAddr>().is_ok() => (exception, None),
+        None => match exception.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (exception, None),
+        },
+    };
+    let domain = name.trim_start_matches("*.").trim_start_matches('.');
+    let is_below = host
+        .strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !domain.is_empty() && is_below && its_port.is_none_or(|text| text.parse() == Ok(port))
+}
+
+/// Whether `address` is in the network of the first `bits` of `network`.
+fn is_in(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    let (address, network, size) = match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => (
+            u128::from(address.to_bits()),
+            u128::from(network.to_bits()),
+            32,
+        ),
+        (IpAddr::V6(address), IpAddr::V6(network)) => (address.to_bits(), network.to_bits(), 128),
+        _ => return false,
+    };
+    match u32::checked_sub(size, bits) {
+        None => false,
+        Some(rest) => (address ^ network).checked_shr(rest).unwrap_or(0) == 0,
+    }
 }
 
 #[cfg(test)]
@@ -573,8 +615,31 @@ mod tests {
             ("?endpoint=https://S3.example.com", "s3.Example.com"),
             ("", "*"),
             ("", ".amazonaws.com"),
+            ("", "s3.us-east-1.amazonaws.com"),
+            ("?region=eu-west-1", ".eu-west-1.amazonaws.com"),
+            ("", "b.s3.us-east-1.amazonaws.com"),
+            ("?endpoint=https://s3.example.com", "b.s3.example.com"),
+            ("?endpoint=https://s3.example.com", "example.com:443"),
+            ("?endpoint=https://10.1.2.3:9000", "10.0.0.0/8"),
+            ("?endpoint=https://10.1.2.3:9000", "0.0.0.0/0"),
+            ("?endpoint=https://10.1.2.3:9000", "10.1.2.3:9000"),
+            ("?endpoint=https://[fd00::1]:9000", "fd00::1"),
+            ("?endpoint=https://[fd00::1]:9000", "[fd00::1]:9000"),
+            ("?endpoint=https://[fd00::1]:9000", "fd00::/8"),
         ] {
             assert_eq!(proxy(endpoint, exceptions), None, "{endpoint} {exceptions}");
+        }
+        for (endpoint, exceptions) in [
+            ("?endpoint=https://s3.example.com", "example.com:9000"),
+            ("?endpoint=https://s3.example.com", "other.s3.example.com"),
+            ("?endpoint=https://10.1.2.3:9000", "10.2.0.0/16"),
+            (
+                "?endpoint=https://10.1.2.3:9000",
+                "fd00::/8,10.0.0.0/99,x/8,/",
+            ),
+            ("?region=eu-west-1", "s3.us-east-1.amazonaws.com"),
+        ] {
+            assert!(proxy(endpoint, exceptions).is_some(), "{exceptions}");
         }
     }
 }
