@@ -138,6 +138,12 @@ impl Location {
         open::client(self)
     }
 
+    /// The secrets that a client of this place is given, by the location or the environment: for
+    /// whoever makes sure that they are never shown, as a conformance run does.
+    pub fn secrets(&self) -> Vec<String> {
+        open::secrets(self)
+    }
+
     /// The place named `namespace` below this one.
     #[must_use]
     pub fn join(&self, namespace: &str) -> Location {

@@ -78,6 +78,20 @@ pub enum OpenError {
     Client(#[from] replica_core::Error),
 }
 
+/// The secrets that the client of `location` is given.
+pub(crate) fn secrets(location: &Location) -> Vec<String> {
+    match location {
+        #[cfg(feature = "s3")]
+        Location::S3(location) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            s3::secrets(location, &environment::Environment::new(&variable))
+        }
+        #[cfg(feature = "sftp")]
+        Location::Sftp(location) => sftp::secrets(location),
+        _ => Vec::new(),
+    }
+}
+
 /// A client of the store, without a layer.
 pub(crate) fn client(location: &Location) -> Result<Arc<dyn ReplicaClient>, OpenError> {
     #[cfg(any(feature = "s3", feature = "sftp"))]

@@ -207,6 +207,7 @@ impl ConformanceArgs {
         let options = Options {
             scheme: Some(location.scheme().to_owned()),
             namespace: Some(namespace.clone()),
+            secrets: location.secrets(),
             ..options.clone()
         };
         let place = location.clone();

@@ -23,6 +23,27 @@ pub(super) fn client(
     Ok(Arc::new(S3Client::new(config(location, environment)?)?))
 }
 
+/// The secrets that a client is configured with. Without a configuration there is no client.
+pub(super) fn secrets(location: &S3Location, environment: &Environment<'_>) -> Vec<String> {
+    let Ok(config) = config(location, environment) else {
+        return Vec::new();
+    };
+    let mut secrets = Vec::new();
+    if let Credentials::Static {
+        secret_access_key,
+        session_token,
+        ..
+    } = config.credentials
+    {
+        secrets.push(secret_access_key);
+        secrets.extend(session_token);
+    }
+    if let Encryption::Customer { key } = config.encryption {
+        secrets.push(STANDARD.encode(key));
+    }
+    secrets
+}
+
 fn config(location: &S3Location, environment: &Environment<'_>) -> Result<S3Config, OpenError> {
     let mut config = S3Config::new(&location.bucket);
     config.prefix = location.prefix.clone();
@@ -564,6 +585,26 @@ mod tests {
             .unwrap()
             .encryption;
         assert!(matches!(kms, Encryption::Kms { key_id, .. } if key_id == "k"));
+    }
+
+    /// K22: whoever looks for secrets in what is shown has to know them.
+    #[test]
+    fn the_secrets_of_a_place_and_of_the_environment_are_known() {
+        let key = STANDARD.encode([7; 32]);
+        let url = format!("s3://b?sse-customer-key={}", key.replace('+', "%2B"));
+        let Ok(crate::Location::S3(location)) = url.parse() else {
+            panic!("{url}");
+        };
+        let variable = |name: &str| match name {
+            "AWS_ACCESS_KEY_ID" => Some("AKIA".to_owned()),
+            "AWS_SECRET_ACCESS_KEY" => Some("hush".to_owned()),
+            "AWS_SESSION_TOKEN" => Some("token".to_owned()),
+            _ => None,
+        };
+
+        let secrets = secrets(&location, &Environment::new(&variable));
+
+        assert_eq!(secrets, ["hush", "token", key.as_str()]);
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub(super) fn client(
     Ok(Arc::new(SftpClient::new(config(location, environment)?)?))
 }
 
+/// The secrets that a client is configured with.
+pub(super) fn secrets(location: &SftpLocation) -> Vec<String> {
+    let password = location.password.iter();
+    password.map(|secret| secret.reveal().to_owned()).collect()
+}
+
 fn config(location: &SftpLocation, environment: &Environment<'_>) -> Result<SftpConfig, OpenError> {
     let mut config = SftpConfig::new(&location.host, &location.user, &location.path);
     config.port = location.port.unwrap_or(config.port);
@@ -121,6 +127,15 @@ mod tests {
         assert_eq!(known.port, 22);
         assert!(!known.atomic_replace);
         assert_eq!(unchecked.unwrap().host_key, HostKey::Unchecked);
+    }
+
+    #[test]
+    fn the_secrets_of_a_place_are_known() {
+        let Ok(crate::Location::Sftp(location)) = "sftp://me:hu%20sh@h/a".parse() else {
+            panic!("an sftp URL");
+        };
+
+        assert_eq!(secrets(&location), ["hu sh"]);
     }
 
     #[test]
