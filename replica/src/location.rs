@@ -171,7 +171,10 @@ impl Location {
         match self {
             Location::Folder(_) => false,
             Location::S3(location) => location.skip_verify == Some(true),
-            Location::Sftp(location) => location.skip_verify == Some(true),
+            // A key that is given is what counts, whatever else is said.
+            Location::Sftp(location) => {
+                location.skip_verify == Some(true) && location.host_key.is_none()
+            }
         }
     }
 
@@ -534,6 +537,24 @@ mod tests {
 
             assert!(!location.to_string().contains("hush"), "{location}");
             assert!(!format!("{location:#?}").contains("hush"), "{location:#?}");
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_nobody_checks_is_warned_of() {
+        for (text, is_unverified) in [
+            ("s3://b/p?skip-verify=true", true),
+            ("s3://b/p", false),
+            ("sftp://me@h/a?skip-verify=true", true),
+            (
+                "sftp://me@h/a?skip-verify=true&host-key=ssh-ed25519%20AAAA",
+                false,
+            ),
+            ("/a", false),
+        ] {
+            let location: Location = text.parse().expect(text);
+
+            assert_eq!(location.is_unverified(), is_unverified, "{text}");
         }
     }
 
