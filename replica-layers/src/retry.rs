@@ -58,7 +58,8 @@ pub struct Backoff {
     pub seed: Option<u64>,
 }
 
-/// Eight attempts, with pauses of 0.2 to 20 seconds, in three minutes.
+/// Eight attempts, with pauses of 0.2 to 20 seconds that come to 25 to 45. The last begins within
+/// three minutes of the first failure, however long the attempts take.
 impl Default for Backoff {
     fn default() -> Backoff {
         Backoff {

@@ -36,7 +36,7 @@ Examples:
 /// no database.
 ///
 /// A store that gives no answer within 30 seconds is told. Later, what may pass is waited out: 8
-/// attempts within 3 minutes.
+/// attempts, with pauses of 25 to 45 seconds in all.
 #[derive(Debug, Args)]
 #[command(
     after_help = EXAMPLES,
