@@ -201,7 +201,7 @@ impl Deleter {
         }
     }
 
-    /// Aborts every open upload below `root`.
+    /// Aborts every open upload below `root` that the store lists: MinIO lists none by a prefix.
     async fn abort_uploads(&self, root: &Root) -> Result<()> {
         let prefix = root.folder().unwrap_or_default();
         let fail = |fault| self.bucket.error(fault, "list the uploads to", &prefix);

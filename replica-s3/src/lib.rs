@@ -79,8 +79,8 @@
 //!   have as many parts as the store takes: with the defaults 80,000 MiB.
 //! - `delete` sends a request for each 1,000 files, or one for each file where the store has no
 //!   such thing.
-//! - `delete_all` lists the open uploads and the files, and sends one request for each upload and
-//!   for each 1,000 files.
+//! - `delete_all` lists the open uploads, where the store does so, and the files, and sends one
+//!   request for each upload and for each 1,000 files.
 //!
 //! # Time
 //!
@@ -94,9 +94,12 @@
 //! A dropped call or stream drops its connection. A dropped write whose request was sent to its
 //! last byte may happen, whole. The upload of one that was sent in parts is aborted by a task on
 //! the runtime of the write. Only where that can't be done, because the runtime is shut down, the
-//! process killed or the store away, an open upload stays, which costs what its parts cost:
-//! `delete_all` aborts it, and so does a lifecycle rule for incomplete uploads, which every bucket
-//! should have.
+//! process killed, the store away or the answer lost that names the upload, an open upload stays,
+//! which costs what its parts cost: `delete_all` aborts it, and so does a lifecycle rule for
+//! incomplete uploads, which every bucket should have.
+//!
+//! MinIO lists the open uploads to one key, and none to those below a prefix: there `delete_all`
+//! finds none, and they stay until the server removes them as stale, by default after a day.
 //!
 //! [`NotFound`]: replica_core::ErrorKind::NotFound
 //! [`PermissionDenied`]: replica_core::ErrorKind::PermissionDenied

@@ -75,7 +75,8 @@ pub const PROVIDERS: &[Provider] = &[
         addressing: Addressing::VirtualHost,
         ..GENERIC
     },
-    // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts.
+    // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts; open uploads are
+    // listed only for the whole name of an object.
     // Host names of buckets work only where MINIO_DOMAIN is set.
     Provider {
         name: "MinIO",

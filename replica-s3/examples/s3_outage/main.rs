@@ -43,7 +43,10 @@ async fn main() -> ExitCode {
 
     scenario::run(&client, &proxy, &mut Owner).await;
 
-    eprintln!("every operation was interrupted, and nothing was left half done");
+    eprintln!(
+        "every operation was interrupted: no file was half there, and of uploads only such stayed \
+         open, until all was deleted, whose name had been lost with an answer"
+    );
     ExitCode::SUCCESS
 }
 
