@@ -35,6 +35,10 @@
 //! has to read what was just written, replace atomically, and list in order; S3's directory
 //! buckets do not, and are refused.
 //!
+//! A bucket with Object Lock and a default retention takes only uploads that carry a checksum
+//! beside their signature. AWS gets one; for another store with such a bucket, see
+//! [`Provider::checksum`](providers::Provider::checksum).
+//!
 //! The permissions that a replica needs are `s3:GetObject`, `s3:PutObject`, `s3:DeleteObject` and
 //! `s3:AbortMultipartUpload` on the objects below the prefix, and `s3:ListBucket` and
 //! `s3:ListBucketMultipartUploads` on the bucket. One that is only read needs the first and

@@ -22,6 +22,20 @@ pub struct Provider {
     pub parts_in_flight_max: NonZeroUsize,
     /// A header that each request must carry for the store to be consistent (K18).
     pub header: Option<(&'static str, &'static str)>,
+    /// The checksum that an upload carries beside its signature.
+    pub checksum: Checksum,
+}
+
+/// The checksum that an upload carries beside its signature.
+///
+/// A bucket with Object Lock and a default retention refuses uploads without one, on AWS and
+/// wherever else that is kept to. Not every store that speaks the protocol knows one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// None: the signature has one of its own.
+    None,
+    /// SHA-256 (`x-amz-checksum-sha256`), which is the one of the signature.
+    Sha256,
 }
 
 /// How the region to sign for follows from a provider's endpoint.
@@ -58,6 +72,7 @@ pub const GENERIC: Provider = Provider {
     parts_max: 10_000,
     parts_in_flight_max: NonZeroUsize::MAX,
     header: None,
+    checksum: Checksum::None,
 };
 
 const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
@@ -73,6 +88,9 @@ pub const PROVIDERS: &[Provider] = &[
         hosts: &[".amazonaws.com", ".amazonaws.com.cn"],
         region: Region::Aws,
         addressing: Addressing::VirtualHost,
+        // docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock-managing.html: uploads to a
+        // bucket with a default retention need Content-MD5 or such a checksum.
+        checksum: Checksum::Sha256,
         ..GENERIC
     },
     // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts; open uploads are

@@ -6,13 +6,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use object_store::ClientOptions;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{self, AmazonS3, AmazonS3Builder};
 use replica_core::Error;
 
 use crate::again::sends_again;
 use crate::bucket::{Endpoint, common_headers, unusable_configuration};
 use crate::config::{Encryption, S3Config};
 use crate::credentials::Signing;
+use crate::providers::Checksum;
 use crate::transport::Transport;
 
 /// How often a request of an upload is sent again, and for how long.
@@ -58,6 +59,10 @@ impl Uploads<'_> {
                 ClientOptions::new().with_default_headers(common_headers(&self.endpoint.provider)?),
             );
         builder = sends_again(builder, times, within);
+        builder = match self.endpoint.provider.checksum {
+            Checksum::None => builder,
+            Checksum::Sha256 => builder.with_checksum_algorithm(aws::Checksum::SHA256),
+        };
         builder = match self.credentials {
             Some(credentials) => builder.with_credentials(Arc::clone(credentials) as _),
             None => builder.with_skip_signature(true),

@@ -57,8 +57,9 @@ pub(crate) use url::Parameters;
 /// | `sse-kms-key-id` | the key of AWS KMS that the store encrypts with |
 ///
 /// `sign-payload`, `require-content-md5` and `sse-customer-key-md5` are accepted for Litestream's
-/// sake and change nothing: every request is signed with the checksum of its body, and the
-/// checksum of a key follows from the key.
+/// sake and change nothing: every request is signed with the checksum of its body, an upload to AWS
+/// carries it in a header too, as a bucket with Object Lock demands, and the checksum of a key
+/// follows from the key.
 ///
 /// The keys come from `$AWS_ACCESS_KEY_ID`, `$AWS_SECRET_ACCESS_KEY` and `$AWS_SESSION_TOKEN`, or
 /// from Litestream's `$LITESTREAM_ACCESS_KEY_ID` and `$LITESTREAM_SECRET_ACCESS_KEY`.

@@ -17,7 +17,7 @@ use replica_core::{
     Timestamp, Timestamps, Txid, TxidRange,
 };
 use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
-use replica_s3::providers::{Addressing, GENERIC, Provider};
+use replica_s3::providers::{Addressing, Checksum, GENERIC, Provider};
 use replica_s3::{Credentials, Encryption, S3Client, S3Config, Tls};
 use testbed::http::{Answer, End, Scripted};
 use testbed::{Direction, Fault, Proxy, S3Server, StoredObject, TlsRelay};

@@ -27,6 +27,36 @@ async fn bodies_are_signed_and_sent_in_one_piece() {
     }
 }
 
+/// A bucket with Object Lock and a default retention refuses uploads without a checksum.
+#[tokio::test]
+async fn uploads_carry_a_checksum_where_the_store_knows_it() {
+    for (checksum, carries) in [(Checksum::None, false), (Checksum::Sha256, true)] {
+        let (server, relay, _) = relayed();
+        let provider = Provider {
+            checksum,
+            ..GENERIC
+        };
+        let config = config(&server, &relay.endpoint()).provider(provider);
+        let client = S3Client::new(config).unwrap();
+
+        write(&client, 1, 100).await.unwrap();
+        write(&client, 2, 6 * MIB).await.unwrap();
+
+        assert_eq!(server.keys().len(), 2);
+        let requests = relay.requests();
+        let uploads: Vec<_> = requests.iter().filter(|it| it.method == "PUT").collect();
+        assert_eq!(uploads.len(), 3);
+        for upload in uploads {
+            let carried = upload.header("x-amz-checksum-sha256");
+            assert_eq!(carried.is_some(), carries, "{carried:?}");
+        }
+    }
+    assert_eq!(
+        Provider::of_host("s3.amazonaws.com").checksum,
+        Checksum::Sha256
+    );
+}
+
 /// ATM-08, K11.
 #[tokio::test]
 async fn a_body_that_fails_leaves_no_upload() {
