@@ -95,12 +95,12 @@ async fn a_write_that_is_dropped_leaves_no_upload() {
         })
         .await;
 
+        let aborted = server.requests("AbortMultipartUpload");
         task.abort();
 
         assert!(task.await.unwrap_err().is_cancelled());
-        let aborted = server.requests("AbortMultipartUpload");
         until("the upload is aborted", || {
-            server.open_uploads().is_empty() && server.requests("AbortMultipartUpload") >= aborted
+            server.open_uploads().is_empty() && server.requests("AbortMultipartUpload") > aborted
         })
         .await;
         assert!(server.keys().is_empty());
@@ -186,7 +186,7 @@ async fn a_completion_that_says_no_with_a_good_status_is_an_error() {
 
     let error = write(&client, 1, 6 * MIB).await.unwrap_err();
 
-    assert_ne!(error.kind(), ErrorKind::Other, "{error}");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     assert!(server.keys().is_empty());
     assert!(server.open_uploads().is_empty());
 }
