@@ -73,7 +73,7 @@ fn judge(cause: &Cause) -> (ErrorKind, String) {
         ),
         Cause::Io(error) => judge_io(error),
         Cause::Ssh(error) => match error.code() {
-            ErrorCode::Session(code) => judge_ssh(code),
+            ErrorCode::Session(code) => judge_ssh(code, error.message()),
             ErrorCode::SFTP(code) => judge_status(code.unsigned_abs()),
         },
     };
@@ -112,9 +112,10 @@ fn judge_status(code: u32) -> (ErrorKind, &'static str) {
 
 fn judge_io(error: &io::Error) -> (ErrorKind, &'static str) {
     // What `ssh2` says through `io::Error` is its own error in disguise.
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(error) => match ssh2::Error::code(error) {
-            ErrorCode::Session(code) => judge_ssh(code),
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner as Option<&ssh2::Error> {
+        Some(error) => match error.code() {
+            ErrorCode::Session(code) => judge_ssh(code, error.message()),
             ErrorCode::SFTP(code) => judge_status(code.unsigned_abs()),
         },
         None => (
@@ -148,8 +149,13 @@ const KEYFILE_AUTH_FAILED: i32 = -48;
 const MISSING_AUTH_BANNER: i32 = -51;
 const BAD_USE: i32 = -39;
 
-fn judge_ssh(code: i32) -> (ErrorKind, &'static str) {
+/// Judges an error by its `code`, and where that means two things by libssh2's `message`.
+fn judge_ssh(code: i32, message: &str) -> (ErrorKind, &'static str) {
     match code {
+        // Whatever keeps the answer to a key from being received.
+        PUBLICKEY_UNVERIFIED if message.starts_with("Waiting for ") => {
+            (ErrorKind::Unavailable, "the connection broke")
+        }
         TIMEOUT => (ErrorKind::Unavailable, "it does not answer in time"),
         AUTHENTICATION_FAILED | PUBLICKEY_UNVERIFIED => (
             ErrorKind::PermissionDenied,
@@ -196,6 +202,10 @@ mod tests {
         let status = |code| Cause::Status(Status::of(code));
         let io = |kind| Cause::Io(io::Error::from(kind));
         let ssh = |code| Cause::Ssh(ssh2::Error::new(ErrorCode::Session(code), "in its words"));
+        let unheard = |message| {
+            let code = ErrorCode::Session(PUBLICKEY_UNVERIFIED);
+            Cause::Ssh(ssh2::Error::new(code, message))
+        };
         for (cause, kind) in [
             (status(Status::NO_SUCH_FILE), ErrorKind::NotFound),
             (status(Status::NO_SUCH_PATH), ErrorKind::NotFound),
@@ -221,6 +231,14 @@ mod tests {
             (ssh(KEY_EXCHANGE_FAILURE), ErrorKind::Unavailable),
             (ssh(AUTHENTICATION_FAILED), ErrorKind::PermissionDenied),
             (ssh(PUBLICKEY_UNVERIFIED), ErrorKind::PermissionDenied),
+            (
+                unheard("Waiting for USERAUTH response"),
+                ErrorKind::Unavailable,
+            ),
+            (
+                unheard("Waiting for publickey USERAUTH response"),
+                ErrorKind::Unavailable,
+            ),
             (ssh(FILE), ErrorKind::Invalid),
             (ssh(AGENT_PROTOCOL), ErrorKind::Invalid),
             (ssh(CHANNEL_REQUEST_DENIED), ErrorKind::Invalid),

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{HashAlg, PrivateKey, PublicKey};
 use tokio::net::TcpStream;
@@ -81,6 +82,16 @@ impl SftpServer {
     pub fn authorize(&self, public_key: &str) {
         let key = PublicKey::from_openssh(public_key).expect("a public key in OpenSSH's form");
         self.shared.lock().authorized.push(key);
+    }
+
+    /// Makes a key, [accepts](Self::authorize) it, and returns the private half as OpenSSH writes
+    /// it.
+    pub fn authorize_new(&self) -> String {
+        let key = new_key();
+        self.shared.lock().authorized.push(key.public_key().clone());
+        let text = key.to_openssh(LineEnding::LF);
+        text.expect("an Ed25519 key can be written down")
+            .to_string()
     }
 
     /// The line of a `known_hosts` file that names this server and its key.
