@@ -43,7 +43,8 @@ pub struct SftpConfig {
     /// How long it may take to connect and log in, all in all. 10 seconds, unless set.
     pub connect_timeout: Duration,
     /// How long the server may give no sign of life while something is asked of it. A slow
-    /// transfer that goes on is not cut. 30 seconds, unless set.
+    /// transfer that goes on is not cut, as long as 32 KiB take no longer than this. 30 seconds,
+    /// unless set.
     pub stall_timeout: Duration,
     /// How long a connection rests before the server is asked whether it is still there. 15
     /// seconds, unless set.

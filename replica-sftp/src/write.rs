@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use replica_core::{Body, Error, ErrorKind, FileId, FileInfo, Result, Timestamp};
+use tokio::time::Instant;
 
 use crate::classify::classify;
 use crate::connection::{Failure, Handle, Leftover, Pending};
@@ -21,6 +23,13 @@ use crate::wire::{Kind, Request, Status};
 /// How many bytes of a file are under way at once: as much as fits into a connection whose
 /// answers take a while.
 const WINDOW: usize = 4 << 20;
+
+/// How many bytes are written at once on a slow line: their answers are all that tells that the
+/// server is getting on.
+const PIECE_MIN: usize = 32 << 10;
+
+/// How soon a piece is answered on a line that is not slow.
+const QUICK: Duration = Duration::from_millis(250);
 
 /// Chunks shorter than this are copied together: a request for each would outweigh them.
 const SMALL: usize = 32 << 10;
@@ -85,6 +94,8 @@ pub(crate) struct Staged {
     handle: Option<Handle>,
     size: u64,
     acks: FuturesUnordered<Ack>,
+    /// How many bytes are written at once.
+    piece_max: usize,
     /// How many bytes the server has not acknowledged.
     unacked: usize,
     /// How many bytes were sent since the last sync.
@@ -95,14 +106,26 @@ pub(crate) struct Staged {
 struct Ack {
     pending: Pending,
     len: usize,
+    sent_at: Instant,
+}
+
+/// What was heard of a piece, and how soon.
+struct Acked {
+    result: Result<(), Failure>,
+    len: usize,
+    took: Duration,
 }
 
 impl Future for Ack {
-    type Output = (usize, Result<(), Failure>);
+    type Output = Acked;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acked> {
         let answer = ready!(Pin::new(&mut self.pending).poll(cx));
-        Poll::Ready((self.len, answer.done()))
+        Poll::Ready(Acked {
+            result: answer.done(),
+            len: self.len,
+            took: self.sent_at.elapsed(),
+        })
     }
 }
 
@@ -111,8 +134,10 @@ impl Staged {
     /// missing.
     async fn create(call: Call, root: &Root, id: FileId) -> Result<Staged> {
         let target = root.file(id);
+        let piece_max = PIECE_MIN.min(call.limits.write as usize);
         let mut staged = Staged {
             call,
+            piece_max,
             temporary: temporary(&target),
             target,
             is_there: true,
@@ -154,7 +179,6 @@ impl Staged {
     async fn fill(&mut self, body: Body) -> Result<()> {
         let mut body = body.into_stream();
         let mut small = BytesMut::new();
-        let piece_max = self.call.limits.write as usize;
         loop {
             // A full disk is told although the body stalls.
             let chunk = match self.acks.is_empty() {
@@ -172,14 +196,14 @@ impl Staged {
             };
             if small.is_empty() && chunk.len() >= SMALL {
                 while !chunk.is_empty() {
-                    let piece = chunk.split_to(chunk.len().min(piece_max));
+                    let piece = chunk.split_to(chunk.len().min(self.piece_max));
                     self.send(piece).await?;
                 }
                 continue;
             }
             small.extend_from_slice(&chunk);
-            while small.len() >= piece_max {
-                let piece = small.split_to(piece_max).freeze();
+            while small.len() >= self.piece_max {
+                let piece = small.split_to(self.piece_max).freeze();
                 self.send(piece).await?;
             }
         }
@@ -215,7 +239,11 @@ impl Staged {
     async fn request(&mut self, request: Request, len: usize) -> Result<()> {
         match self.call.send(request).await {
             Ok(pending) => {
-                self.acks.push(Ack { pending, len });
+                self.acks.push(Ack {
+                    pending,
+                    len,
+                    sent_at: Instant::now(),
+                });
                 self.unacked += len;
                 Ok(())
             }
@@ -223,11 +251,16 @@ impl Staged {
         }
     }
 
-    async fn acknowledge(&mut self, ack: Option<(usize, Result<(), Failure>)>) -> Result<()> {
-        let Some((len, result)) = ack else {
+    async fn acknowledge(&mut self, acked: Option<Acked>) -> Result<()> {
+        let Some(Acked { result, len, took }) = acked else {
             return Ok(());
         };
         self.unacked -= len;
+        let piece_max = match took < QUICK {
+            true => self.piece_max * 2,
+            false => PIECE_MIN,
+        };
+        self.piece_max = piece_max.min(self.call.limits.write as usize);
         match result {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.call.explain("write", &self.temporary, failure).await),
