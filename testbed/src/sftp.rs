@@ -39,8 +39,8 @@ const HOME: &str = "/home";
 /// An SFTP server on 127.0.0.1, version 3 as OpenSSH speaks it.
 ///
 /// Clients see the root folder as `/`, and relative paths begin at `/home`, which is made. They
-/// can't leave the root, symbolic links of the test's own making aside. Faults that are set hold
-/// for live sessions too.
+/// can't leave the root, symbolic links of the test's own making aside. Of the reads, one in seven
+/// is answered with less than there is. Faults that are set hold for live sessions too.
 pub struct SftpServer {
     shared: Arc<Shared>,
     port: Port,
@@ -120,7 +120,8 @@ impl SftpServer {
     }
 
     /// Neither announces an extension from the next session on, nor serves it from now on:
-    /// `posix-rename@openssh.com`, `fsync@openssh.com` or `statvfs@openssh.com`.
+    /// `posix-rename@openssh.com`, `fsync@openssh.com`, `statvfs@openssh.com` or
+    /// `limits@openssh.com`.
     pub fn refuse_extension(&self, name: &str) {
         self.shared.lock().refused.insert(name.to_owned());
     }

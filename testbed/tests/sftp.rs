@@ -116,6 +116,43 @@ async fn folders_are_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_folder_can_be_opened_as_a_file_is_and_not_read() {
+    let (_root, server) = server();
+    let sftp = Client::of(&server).await.sftp;
+
+    let handle = sftp.open("/home", OpenFlags::READ, none()).await;
+    let handle = handle.expect("a handle").handle;
+    let found = sftp.fstat(&handle).await.expect("attributes").attrs;
+    let read = sftp.read(&handle, 0, 1).await;
+
+    assert!(found.is_dir());
+    assert_eq!(status(read), StatusCode::Failure);
+}
+
+#[tokio::test]
+async fn one_read_in_seven_is_short_and_none_longer_than_the_limit() {
+    const PIECE_MAX: usize = 255 << 10;
+    let (root, server) = server();
+    let sftp = Client::of(&server).await.sftp;
+    fs::write(root.path().join("a"), vec![7; 1 << 20]).expect("a file");
+
+    let limits = sftp.limits().await.expect("limits");
+    let handle = sftp.open("/a", OpenFlags::READ, none()).await;
+    let handle = handle.expect("a handle").handle;
+    let mut lengths = Vec::new();
+    for _ in 0..8 {
+        let read = sftp.read(&handle, 0, 1 << 20).await.expect("a part");
+        lengths.push(read.data.len());
+    }
+
+    assert_eq!(limits.max_read_len, PIECE_MAX as u64);
+    assert_eq!(limits.max_write_len, PIECE_MAX as u64);
+    assert_eq!(lengths[6], PIECE_MAX.div_ceil(2));
+    lengths.remove(6);
+    assert_eq!(lengths, [PIECE_MAX; 7]);
+}
+
+#[tokio::test]
 async fn a_full_disk_and_a_denied_path_fail_as_openssh_has_it() {
     let (_root, server) = server();
     let sftp = Client::of(&server).await.sftp;
