@@ -34,8 +34,8 @@
 //! - `open` takes two, the second of which brings the first piece of up to 256 KiB. A reader who
 //!   goes on has up to 4 MiB asked for ahead.
 //! - `list` reads a level whole before its first item, because SFTP has no order, and twice unless
-//!   its folder has been seen at rest for three seconds: a file system may hide a file for a moment
-//!   that is being replaced. [`Timestamps`] makes no difference.
+//!   its folder has been seen at rest for three seconds, and is so still: a file system may hide a
+//!   file for a moment that is being replaced. [`Timestamps`] makes no difference.
 //!
 //! # Links
 //!

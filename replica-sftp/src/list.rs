@@ -50,7 +50,7 @@ impl Seen {
 ///
 /// A file system may move the entry of a file that is replaced, ahead of a reader or behind it, so
 /// one reading of a folder that changes meanwhile may lack a file that was there all along. Unless
-/// the folder has been at rest, it is therefore read until two readings agree.
+/// the folder was at rest before and is so after it, it is therefore read until two readings agree.
 pub(crate) async fn list(
     call: &Call,
     root: &Root,
@@ -61,8 +61,8 @@ pub(crate) async fn list(
     let folder = root.level(level);
     let mut files: Vec<FileInfo> = Vec::new();
     for reading in 0..READINGS_MAX {
-        let modified = match call.ask(Request::stat(&folder)).await.attributes() {
-            Ok(found) => found.modified,
+        let modified = match modified(call, &folder).await {
+            Ok(modified) => modified,
             Err(failure) => return missing(call, &folder, failure, from).await,
         };
         let is_at_rest = modified.is_some_and(|modified| seen.is_at_rest(level, modified));
@@ -74,12 +74,22 @@ pub(crate) async fn list(
         files.reverse();
         files.sort_by_key(|file| file.id);
         files.dedup_by_key(|file| file.id);
-        let is_confirmed = is_at_rest || (reading > 0 && files.len() == known);
+        let is_confirmed = match is_at_rest {
+            // It may have changed since.
+            true => matches!(self::modified(call, &folder).await, Ok(now) if now == modified),
+            false => reading > 0 && files.len() == known,
+        };
         if is_confirmed {
             break;
         }
     }
     Ok(listing(files, from))
+}
+
+/// The time of `folder`, where the server tells it.
+async fn modified(call: &Call, folder: &str) -> Result<Option<u32>, Failure> {
+    let found = call.ask(Request::stat(folder)).await.attributes()?;
+    Ok(found.modified)
 }
 
 /// Nothing, where the folder was never made.

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
+use std::time::Duration;
 
 use replica_core::{
     Body, ByteRange, Error, ErrorKind, Layout, Level, Op, ReplicaClient, ReplicaClientExt,
@@ -333,6 +334,30 @@ async fn a_server_that_lists_names_alone_is_asked_for_the_rest() {
     let error = denied.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     assert!(!server.path("db").exists());
+}
+
+/// A folder that began to change after its time was asked for was once taken to be at rest.
+#[tokio::test]
+async fn a_folder_at_rest_is_read_once_and_again_where_it_changes_meanwhile() {
+    let server = Served::start();
+    let client = client(server.config("db"));
+    for txid in 1..=3 {
+        write(&client, txid, &content(10, 1)).await.unwrap();
+    }
+    listed(&client).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    tokio::time::resume();
+
+    let readings = server.requests("opendir");
+    let at_rest = listed(&client).await.unwrap();
+    let once = server.requests("opendir") - readings;
+    server.miss_next(&name(2));
+    let changing = listed(&client).await.unwrap();
+
+    assert_eq!(at_rest, [1, 2, 3]);
+    assert_eq!(once, 1);
+    assert_eq!(changing, [1, 2, 3]);
 }
 
 #[tokio::test]

@@ -159,6 +159,12 @@ impl SftpServer {
         self.shared.lock().names_alone = true;
     }
 
+    /// Leaves an entry out of the next listing of its folder, whose time changes then: so may a
+    /// file system that replaces the file meanwhile.
+    pub fn miss_next(&self, name: &str) {
+        self.shared.lock().missed = Some(name.into());
+    }
+
     /// How many times credentials were shown to the server: a password, or a key, right or wrong.
     pub fn logins(&self) -> u64 {
         self.shared.lock().logins
@@ -208,6 +214,8 @@ struct State {
     denied: Vec<PathBuf>,
     page_max: usize,
     names_alone: bool,
+    /// What the next listing of its folder leaves out.
+    missed: Option<PathBuf>,
     logins: u64,
     requests: BTreeMap<String, u64>,
 }
@@ -223,6 +231,7 @@ impl State {
             denied: Vec::new(),
             page_max: 100,
             names_alone: false,
+            missed: None,
             logins: 0,
             requests: BTreeMap::new(),
         }

@@ -175,7 +175,13 @@ impl Session {
             }
             "opendir" => {
                 let path = self.path(fields)?;
-                let entries = entries(&path)?;
+                let mut entries = entries(&path)?;
+                if let Some(missed) = self.shared.lock().missed.take() {
+                    entries.retain(|(name, _)| *name != missed);
+                    let folder = File::open(&path)?;
+                    let later = folder.metadata()?.modified()? + Duration::from_secs(10);
+                    folder.set_modified(later)?;
+                }
                 Ok(self.keep(Open::Folder(entries.into_iter())))
             }
             "readdir" => {
