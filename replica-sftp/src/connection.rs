@@ -22,7 +22,9 @@ use ssh2::{BlockDirections, Channel, Session};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::wire::{Attributes, Extensions, Frames, Limits, Name, Request, Response, Status, parse};
+use crate::wire::{
+    Attributes, Extensions, Frames, Kind, Limits, Name, Request, Response, Status, parse,
+};
 
 /// How many requests of callers are under way on a connection at most; more wait for their turn.
 const REQUESTS_MAX: usize = 1024;
@@ -96,9 +98,11 @@ enum Then {
     Reply(Reply, OwnedSemaphorePermit),
     /// Nobody waits for it.
     Forget,
-    /// Nobody waits for it, and these are to be done on another connection where this one is lost
+    /// Nobody waits for it, and this is to be done on another connection where this one is lost
     /// before it comes.
     Cleanup(Leftover),
+    /// It tells what is in the place of a file that could not be put back.
+    Look(Leftover),
 }
 
 type Reply = oneshot::Sender<Result<Received, Lost>>;
@@ -112,7 +116,7 @@ pub(crate) enum Leftover {
     Aside {
         /// Where it is.
         from: String,
-        /// Where it was, and is put again unless something is there.
+        /// Where it was, and is put again. Where another file is by now, it is removed.
         to: String,
     },
 }
@@ -360,7 +364,9 @@ impl Connection {
             .push(queued)
             .map_err(|(_, queued)| match queued.then {
                 Then::Cleanup(leftover) => leftover,
-                Then::Reply(..) | Then::Forget => unreachable!("it was a cleanup"),
+                Then::Reply(..) | Then::Forget | Then::Look(_) => {
+                    unreachable!("it was a cleanup")
+                }
             })
     }
 
@@ -461,7 +467,7 @@ impl Worker {
                     // A caller that has gone needs no answer.
                     let _ = reply.send(Err(lost.clone()));
                 }
-                Then::Cleanup(leftover) => leftovers.push(leftover),
+                Then::Cleanup(leftover) | Then::Look(leftover) => leftovers.push(leftover),
                 Then::Forget => {}
             }
         }
@@ -593,6 +599,18 @@ impl Worker {
         while let Some(frame) = self.link.frames.next().map_err(|_| nonsense())? {
             let (id, response) = parse(frame).map_err(|_| nonsense())?;
             let then = self.pending.remove(&id).ok_or_else(nonsense)?;
+            let (reply, _permit) = match then {
+                Then::Reply(reply, permit) => (reply, permit),
+                Then::Cleanup(leftover) => {
+                    self.put_back(leftover, &response);
+                    continue;
+                }
+                Then::Look(leftover) => {
+                    self.make_way(leftover, &response);
+                    continue;
+                }
+                Then::Forget => continue,
+            };
             let received = match response {
                 Response::Handle(id) => Received::Handle(Handle {
                     id,
@@ -601,12 +619,43 @@ impl Worker {
                 }),
                 response => Received::Response(response),
             };
-            if let Then::Reply(reply, _permit) = then {
-                // What nobody waits for is dropped, and a handle thereby closed.
-                let _ = reply.send(Ok(received));
-            }
+            // What nobody waits for is dropped, and a handle thereby closed.
+            let _ = reply.send(Ok(received));
         }
         Ok(())
+    }
+
+    /// Goes on with what could not be cleared away: a file that can't be put back may have
+    /// another in its place.
+    fn put_back(&mut self, leftover: Leftover, response: &Response) {
+        let Leftover::Aside { to, .. } = &leftover else {
+            return;
+        };
+        if let Response::Status(status) = response
+            && (status.code == Status::OK || status.is_no_such_file())
+        {
+            return;
+        }
+        self.enqueue(Queued {
+            request: Request::lstat(to),
+            then: Then::Look(leftover),
+        });
+    }
+
+    /// Removes a file that another has come for. Where none has, it stays: it can be renamed by
+    /// hand.
+    fn make_way(&mut self, leftover: Leftover, response: &Response) {
+        let (Leftover::Aside { from, .. }, Response::Attributes(found)) = (leftover, response)
+        else {
+            return;
+        };
+        if found.kind() != Some(Kind::Folder) {
+            let superseded = Leftover::Temporary(from);
+            self.enqueue(Queued {
+                request: superseded.request(),
+                then: Then::Cleanup(superseded),
+            });
+        }
     }
 
     /// Waits until something has arrived or is to be sent, for at most `limit`.
