@@ -93,6 +93,18 @@ struct Queued {
     then: Then,
 }
 
+impl Queued {
+    fn renames(&self) -> bool {
+        self.request.renames()
+    }
+
+    /// Whether it would give a file its name for a caller who has gone.
+    fn is_void(&self) -> bool {
+        let has_gone = matches!(&self.then, Then::Reply(reply, _) if reply.is_closed());
+        has_gone && self.renames()
+    }
+}
+
 /// What becomes of a response.
 enum Then {
     Reply(Reply, OwnedSemaphorePermit),
@@ -449,7 +461,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Works until nobody needs the connection any more, or it is lost. Returns what its callers
     /// have left on the server.
-    pub(crate) fn run(mut self) -> Vec<Leftover> {
+    pub(crate) fn run(&mut self) -> Vec<Leftover> {
         let lost = match self.pump() {
             Ok(()) => Lost::new("the connection is closed"),
             Err(lost) => lost,
@@ -531,13 +543,19 @@ impl Worker {
         while self.out.len() < OUT_MAX {
             let next = {
                 let mut queue = self.shared.lock();
+                // A name is given only when that is next to be sent: as long as it waits for its
+                // turn, whoever wants it can go away.
+                let is_early = queue.requests.front().is_some_and(Queued::renames);
+                if is_early && self.sent < self.out.len() {
+                    return false;
+                }
                 let next = queue.requests.pop_front();
                 if next.is_none() {
                     return matches!(queue.state, State::Closing);
                 }
                 next
             };
-            if let Some(queued) = next {
+            if let Some(queued) = next.filter(|queued| !queued.is_void()) {
                 self.enqueue(queued);
             }
         }
@@ -697,4 +715,81 @@ impl Drop for Link {
 
 fn broken(error: &io::Error) -> Lost {
     Lost::new(format_args!("the connection broke: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HostKey, Login, SftpConfig};
+    use crate::connect::connect;
+    use std::fs;
+    use testbed::SftpServer;
+
+    /// A connection to `server` whose thread has not begun.
+    fn connection(server: &SftpServer) -> (Connection, Worker) {
+        let config = SftpConfig::new("127.0.0.1", server.user(), "/db")
+            .port(server.address().port())
+            .host_key(HostKey::Unchecked)
+            .login(Login::Password(server.password().to_owned()))
+            .connect_timeout(Duration::from_secs(60));
+        let link = connect(&config).expect("the server lets us in");
+        let times = Times {
+            stall: config.stall_timeout,
+            keepalive: config.keepalive,
+        };
+        Connection::new(link, times).expect("a pair of sockets")
+    }
+
+    /// A name once appeared long after the write that wanted it had been dropped: its request
+    /// waited behind others on a slow line.
+    #[tokio::test]
+    async fn a_name_that_waits_for_its_turn_is_not_given_once_its_caller_has_gone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = SftpServer::start(folder.path());
+        for name in ["wanted", "moved", "replaced"] {
+            fs::write(folder.path().join(name), name).expect("a file");
+        }
+        let (connection, mut worker) = connection(&server);
+
+        let wanted = Request::replace("/wanted", "/given");
+        let wanted = connection.send(wanted).await.expect("it waits");
+        let moved = connection.send(Request::rename("/moved", "/a")).await;
+        let replaced = connection.send(Request::replace("/replaced", "/b")).await;
+        drop((moved, replaced));
+        drop(connection);
+        worker.run();
+
+        wanted.await.done().expect("it is given");
+        let exists = |name: &str| folder.path().join(name).exists();
+        assert!(exists("given") && exists("moved") && exists("replaced"));
+        assert!(!exists("a") && !exists("b"));
+    }
+
+    #[tokio::test]
+    async fn an_old_file_goes_back_to_its_place_or_away_where_another_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = SftpServer::start(folder.path());
+        for name in ["1.old", "2.old", "2", "3.old"] {
+            fs::write(folder.path().join(name), name).expect("a file");
+        }
+        fs::create_dir(folder.path().join("3")).expect("a folder");
+        let (connection, mut worker) = connection(&server);
+
+        for number in 1..=4 {
+            let leftover = Leftover::Aside {
+                from: format!("/{number}.old"),
+                to: format!("/{number}"),
+            };
+            connection.clear(leftover).expect("the connection lives");
+        }
+        drop(connection);
+        let leftovers = worker.run();
+
+        let content = |name: &str| fs::read_to_string(folder.path().join(name)).ok();
+        assert_eq!(leftovers, []);
+        assert_eq!(content("1").as_deref(), Some("1.old"));
+        assert_eq!(content("2").as_deref(), Some("2"));
+        assert_eq!(content("2.old"), None);
+        assert_eq!(content("3.old").as_deref(), Some("3.old"));
+    }
 }

@@ -168,8 +168,11 @@ impl Opening {
         // The pool may end before the connection, and with it the need for one.
         let pool = Arc::downgrade(&self.0);
         drop(self);
-        let leftovers = worker.map(Worker::run);
-        if let (Some(pool), Some(leftovers)) = (pool.upgrade(), leftovers) {
+        let Some(mut worker) = worker else {
+            return;
+        };
+        let leftovers = worker.run();
+        if let Some(pool) = pool.upgrade() {
             pool.remember(leftovers);
         }
     }

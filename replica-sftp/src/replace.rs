@@ -1,13 +1,12 @@
 //! The moment in which a file appears, and what it takes where a server can't replace one.
 
 use replica_core::{Error, ErrorKind, Result};
-use tokio::task::spawn;
 
 use crate::classify::classify;
-use crate::connection::{Failure, Leftover};
+use crate::connection::{Answer, Failure, Leftover};
 use crate::temporary::aside;
 use crate::wire::{Kind, Request, Status};
-use crate::write::Staged;
+use crate::write::{Staged, heard};
 
 /// How often a file is moved out of the way of another: each time a third one took its place.
 const ATTEMPTS: usize = 16;
@@ -46,12 +45,7 @@ pub(crate) async fn publish(mut staged: Staged, atomic_replace: bool) -> Result<
             staged.discard().await;
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        // Not to be stopped between two steps by a caller that goes away.
-        let replacing = spawn(replace_in_steps(staged));
-        return replacing.await.unwrap_or_else(|_| {
-            let message = "the runtime is shutting down";
-            Err(Error::new(ErrorKind::Unavailable, message))
-        });
+        return replace_in_steps(staged).await;
     }
     let error = explain(&staged, failure).await;
     staged.discard().await;
@@ -86,29 +80,27 @@ async fn obstacle(staged: &Staged, failure: &Failure) -> Obstacle {
 }
 
 /// Moves the old file aside, gives the new one its name, and then removes the old one. At each
-/// moment one of them is there whole, under its name or beside it.
+/// moment one of them is there whole, under its name or beside it. Where the caller goes away
+/// between two steps, `staged` puts the old file back, unless the new one has its name by then.
 async fn replace_in_steps(mut staged: Staged) -> Result<()> {
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let old = aside(&staged.target);
-        let moved = staged
-            .call
-            .send(Request::rename(&staged.target, &old))
-            .await;
+        staged.moves_aside(&old);
+        let moved = Request::rename(&staged.target, &old);
+        let moved = staged.call.send(moved).await;
         let given = Request::rename(&staged.temporary, &staged.target);
         let given = staged.call.send(given).await;
-        let moved = match moved {
-            Ok(pending) => pending.await.done(),
-            Err(failure) => Err(failure),
-        };
-        let given = match given {
-            Ok(pending) => pending.await.done(),
-            Err(failure) => Err(failure),
-        };
+        let moved = heard(moved).await.and_then(Answer::done);
+        let given = heard(given).await.and_then(Answer::done);
+        if matches!(moved, Err(Failure::Status(_))) {
+            staged.nothing_is_aside();
+        }
         let failure = match given {
             Ok(()) => {
                 staged.is_published();
                 if moved.is_ok() {
+                    staged.nothing_is_aside();
                     staged.call.clear(Leftover::Temporary(old));
                     let _ = staged.call.ask(Request::ping()).await;
                 }
@@ -117,11 +109,8 @@ async fn replace_in_steps(mut staged: Staged) -> Result<()> {
             Err(failure) => failure,
         };
         // The old file goes back to its place, unless another writer's is there by now.
-        let is_lost = matches!(failure, Failure::Lost(_));
-        let was_moved = !matches!(moved, Err(Failure::Status(_)));
-        if was_moved && (is_lost || !put_back(&staged, &old).await) {
-            let to = staged.target.clone();
-            staged.call.clear(Leftover::Aside { from: old, to });
+        if moved.is_ok() && !matches!(failure, Failure::Lost(_)) {
+            put_back(&mut staged, &old).await;
         }
         match obstacle(&staged, &failure).await {
             Obstacle::File => last = None,
@@ -143,17 +132,18 @@ async fn replace_in_steps(mut staged: Staged) -> Result<()> {
     Err(Error::new(ErrorKind::Unavailable, message))
 }
 
-/// Whether the old file is in its place again, or one that came later.
-async fn put_back(staged: &Staged, old: &str) -> bool {
+/// Puts the old file in its place again, or removes it where one is that came later.
+async fn put_back(staged: &mut Staged, old: &str) {
     let rename = Request::rename(old, &staged.target);
-    let Err(failure) = staged.call.ask(rename).await.done() else {
-        return true;
-    };
-    let is_superseded = obstacle(staged, &failure).await == Obstacle::File;
-    if is_superseded {
-        staged.call.clear(Leftover::Temporary(old.to_owned()));
+    match staged.call.ask(rename).await.done() {
+        Ok(()) => staged.nothing_is_aside(),
+        Err(failure) if obstacle(staged, &failure).await == Obstacle::File => {
+            staged.nothing_is_aside();
+            staged.call.clear(Leftover::Temporary(old.to_owned()));
+        }
+        // Another try is all that is left, without waiting for it.
+        Err(_) => staged.clear_aside(),
     }
-    is_superseded
 }
 
 async fn explain(staged: &Staged, failure: Failure) -> Error {

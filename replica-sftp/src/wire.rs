@@ -64,6 +64,7 @@ pub(crate) struct Request {
     head: Vec<u8>,
     /// The content of a WRITE, which is not copied until it is sent.
     data: Bytes,
+    renames: bool,
 }
 
 impl Request {
@@ -74,6 +75,7 @@ impl Request {
             kind,
             head: fields,
             data: Bytes::new(),
+            renames: false,
         }
     }
 
@@ -187,15 +189,28 @@ impl Request {
 
     /// Renames, where nothing has the new name yet.
     pub(crate) fn rename(from: &str, to: &str) -> Request {
-        Request::new(RENAME, |head| {
+        let request = Request::new(RENAME, |head| {
             put_string(head, from.as_bytes());
             put_string(head, to.as_bytes());
-        })
+        });
+        Request {
+            renames: true,
+            ..request
+        }
     }
 
     /// Renames, in place of whatever has the new name.
     pub(crate) fn replace(from: &str, to: &str) -> Request {
-        Request::extended(POSIX_RENAME, &[from.as_bytes(), to.as_bytes()])
+        let request = Request::extended(POSIX_RENAME, &[from.as_bytes(), to.as_bytes()]);
+        Request {
+            renames: true,
+            ..request
+        }
+    }
+
+    /// Whether it gives a file another name.
+    pub(crate) fn renames(&self) -> bool {
+        self.renames
     }
 
     pub(crate) fn sync(handle: &[u8]) -> Request {

@@ -13,7 +13,7 @@ use replica_core::{Body, Error, ErrorKind, FileId, FileInfo, Result, Timestamp};
 use tokio::time::Instant;
 
 use crate::classify::classify;
-use crate::connection::{Failure, Handle, Leftover, Pending};
+use crate::connection::{Answer, Failure, Handle, Leftover, Pending};
 use crate::pool::Call;
 use crate::replace;
 use crate::root::{Root, is_merely_missing, lineage};
@@ -83,7 +83,8 @@ fn seconds(created_at: Timestamp) -> Result<u32> {
     })
 }
 
-/// A temporary file that disappears unless it is published: an unfinished write leaves no trace.
+/// A temporary file that disappears unless it is published, and puts back what was moved out of its
+/// way: an unfinished write leaves no trace.
 pub(crate) struct Staged {
     pub(crate) call: Call,
     pub(crate) temporary: String,
@@ -91,6 +92,8 @@ pub(crate) struct Staged {
     pub(crate) target: String,
     /// Whether there may be such a file.
     is_there: bool,
+    /// Where the file is that was moved out of its way, if one was.
+    aside: Option<String>,
     handle: Option<Handle>,
     size: u64,
     acks: FuturesUnordered<Ack>,
@@ -141,6 +144,7 @@ impl Staged {
             temporary: temporary(&target),
             target,
             is_there: true,
+            aside: None,
             handle: None,
             size: 0,
             acks: FuturesUnordered::new(),
@@ -324,15 +328,35 @@ impl Staged {
         self.is_there = false;
     }
 
-    /// Removes the file, and waits until it is gone.
+    /// Says where the old file is, once it may be there.
+    pub(crate) fn moves_aside(&mut self, old: &str) {
+        self.clear_aside();
+        self.aside = Some(old.to_owned());
+    }
+
+    /// Says that the old file has been seen to.
+    pub(crate) fn nothing_is_aside(&mut self) {
+        self.aside = None;
+    }
+
+    /// Puts the old file back and removes the new one, and waits until that is done.
     pub(crate) async fn discard(mut self) {
         self.clear();
         // What is sent is done in order, so that this comes after the removal.
         let _ = self.call.ask(Request::ping()).await;
     }
 
+    /// Puts the old file back, where one may be aside and nothing has come in its place.
+    pub(crate) fn clear_aside(&mut self) {
+        if let Some(from) = self.aside.take() {
+            let to = self.target.clone();
+            self.call.clear(Leftover::Aside { from, to });
+        }
+    }
+
     fn clear(&mut self) {
         self.handle = None;
+        self.clear_aside();
         if std::mem::take(&mut self.is_there) {
             self.call
                 .clear(Leftover::Temporary(std::mem::take(&mut self.temporary)));
@@ -347,7 +371,7 @@ impl Drop for Staged {
 }
 
 /// The answer to what was sent, if it was.
-async fn heard(sent: Result<Pending, Failure>) -> Result<crate::connection::Answer, Failure> {
+pub(crate) async fn heard(sent: Result<Pending, Failure>) -> Result<Answer, Failure> {
     Ok(sent?.await)
 }
 

@@ -14,6 +14,7 @@ use replica_core::{
 use replica_sftp::SftpClient;
 use support::calls::{NOON, client, content, file, listed, read, soon, until, write};
 use support::served::Served;
+use testbed::{Fault, Proxy};
 
 fn name(txid: u64) -> String {
     file(txid).txids.to_string()
@@ -148,6 +149,35 @@ async fn a_server_without_posix_rename_replaces_only_for_who_knows_it() {
     assert_eq!(kept, content(10, 1));
     assert_eq!(read(&asked, 1).await.unwrap(), content(10, 3));
     assert_eq!(server.names(), [name(1)]);
+}
+
+#[tokio::test]
+async fn a_replacement_in_steps_that_nobody_waits_for_leaves_one_whole_file_and_nothing_else() {
+    const LATE: Duration = Duration::from_millis(50);
+    let server = Served::start();
+    server.refuse_extension("posix-rename@openssh.com");
+    let network = Proxy::start(server.address());
+    let config = server.config_by(&network, "db").atomic_replace(false);
+    let client = client(config.connections_max(1));
+    let (old, new) = (content(100, 1), content(200, 2));
+
+    for renames in 1..=3 {
+        write(&client, 1, &old).await.unwrap();
+        let before = server.requests("rename");
+        network.set(Fault::Latency {
+            up: Duration::ZERO,
+            down: LATE,
+        });
+        tokio::select! {
+            written = write(&client, 1, &new) => written.unwrap(),
+            () = until("a rename", || server.requests("rename") == before + renames) => {}
+        }
+        network.clear();
+
+        let read = read(&client, 1).await;
+        assert!([&old, &new].contains(&&read.unwrap()), "{renames}");
+        until("the end of all else", || server.names() == [name(1)]).await;
+    }
 }
 
 #[tokio::test]
