@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::config::{HostKey, Login, PrivateKey, SftpConfig};
 use crate::connection::Link;
 use crate::known_hosts::{Known, Verdict};
 use crate::public_key::PublicKey;
-use crate::wire::{self, Frames, Limits, Request, Response};
+use crate::wire::{self, Extensions, Frames, Limits, Request, Response};
 
 /// How much a server may send before a window adjustment: enough for what is read ahead.
 const WINDOW: u32 = 4 << 20;
@@ -358,16 +358,41 @@ fn start_sftp(
     deadline: Deadline,
 ) -> Result<Link, Error> {
     deadline.arm(&session, config)?;
-    let fault = |error: ssh2::Error| classify("start SFTP on", config.address(), error);
     let mut channel = session
         .channel_open("session", WINDOW, PACKET, None)
-        .map_err(fault)?;
-    deadline.arm(&session, config)?;
-    channel.subsystem("sftp").map_err(fault)?;
+        .map_err(|error| classify("start SFTP on", config.address(), error))?;
+    let greeted = greet(&session, &mut channel, config, deadline);
+    session.set_timeout(0);
+    session.set_blocking(false);
+    if greeted.is_err() {
+        // Nothing after this has a server to wait for.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    let (extensions, limits, frames) = greeted?;
+    Ok(Link {
+        session,
+        channel,
+        socket,
+        extensions,
+        limits,
+        frames,
+    })
+}
 
+/// Begins SFTP on `channel`.
+fn greet(
+    session: &Session,
+    channel: &mut Channel,
+    config: &SftpConfig,
+    deadline: Deadline,
+) -> Result<(Extensions, Limits, Frames), Error> {
+    deadline.arm(session, config)?;
+    channel
+        .subsystem("sftp")
+        .map_err(|error| classify("start SFTP on", config.address(), error))?;
     let mut greeting = Greeting {
-        session: &session,
-        channel: &mut channel,
+        session,
+        channel,
         config,
         deadline,
         frames: Frames::default(),
@@ -381,17 +406,7 @@ fn start_sftp(
             write: PIECE_MIN,
         },
     };
-    let frames = greeting.frames;
-    session.set_timeout(0);
-    session.set_blocking(false);
-    Ok(Link {
-        session,
-        channel,
-        socket,
-        extensions,
-        limits,
-        frames,
-    })
+    Ok((extensions, limits, greeting.frames))
 }
 
 fn nonsense(config: &SftpConfig) -> Error {

@@ -38,9 +38,6 @@ const IN_MAX: usize = 256 << 10;
 /// How much is sent before it is looked whether something has arrived.
 const SEND_BURST: usize = 256 << 10;
 
-/// How long it may take to say goodbye to a server.
-const GOODBYE_MAX_MS: u32 = 1000;
-
 /// What a login leads to: a session, and the channel on which the server speaks SFTP.
 pub(crate) struct Link {
     pub(crate) session: Session,
@@ -460,7 +457,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Works until nobody needs the connection any more, or it is lost. Returns what its callers
-    /// have left on the server.
+    /// have left on the server, to be remembered before this is dropped.
     pub(crate) fn run(&mut self) -> Vec<Leftover> {
         let lost = match self.pump() {
             Ok(()) => Lost::new("the connection is closed"),
@@ -701,15 +698,22 @@ impl Worker {
     }
 }
 
-impl Drop for Link {
-    /// Says goodbye, within a second.
+impl Drop for Worker {
+    /// Says goodbye, and waits for nothing.
     fn drop(&mut self) {
-        self.session.set_blocking(true);
-        self.session.set_timeout(GOODBYE_MAX_MS);
+        let link = &mut self.link;
         // Where the server is no longer there, nothing of this matters.
-        let _ = self.session.disconnect(None, "", None);
-        // Nothing after this has a server to wait for.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = link.session.disconnect(None, "", None);
+        let _ = link.socket.shutdown(Shutdown::Both);
+        // libssh2 keeps a session for ever that it takes to have half a packet to send: the first
+        // attempt tells it that it can't be sent, and the second that the connection has ended.
+        let rest = match self.sent < self.out.len() {
+            true => &self.out[self.sent..],
+            false => &[0],
+        };
+        for _ in 0..2 {
+            let _ = link.channel.write(rest);
+        }
     }
 }
 

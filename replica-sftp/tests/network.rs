@@ -335,6 +335,28 @@ async fn a_transfer_that_stands_still_is_given_up() {
     assert_eq!(listed(&client).await.unwrap(), [1]);
 }
 
+/// What such a connection had left was once remembered only after a goodbye of two seconds, by
+/// when the next connection had been opened.
+#[tokio::test]
+async fn what_a_connection_that_stops_within_a_packet_has_left_is_cleared_away_by_the_next() {
+    let (server, network) = far();
+    let config = server.config_by(&network, "db").stall_timeout(LIMIT);
+    let client = client(config.connections_max(1));
+    write(&client, 1, &content(10, 1)).await.unwrap();
+
+    network.set(stall(Direction::Up, 500_000));
+    let error = write(&client, 2, &content(24 << 20, 2)).await.unwrap_err();
+    network.clear();
+    let listed = listed(&client).await;
+
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(listed.unwrap(), [1]);
+    until("the end of the temporary file", || {
+        server.names().len() == 1
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_slow_transfer_that_gets_on_is_not_cut() {
     let (server, network) = far();
