@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replica_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::classify::copy;
 use crate::config::SftpConfig;
@@ -16,6 +16,10 @@ use crate::connection::{Connection, Leftover, Times, Worker};
 
 /// How many things left on the server are remembered until they can be cleared away.
 const LEFTOVERS_MAX: usize = 4096;
+
+/// How long nothing is tried after a connection could not be opened that is one more than needed: a
+/// server may lock out who is refused too often.
+const EXTRA_PAUSE: Duration = Duration::from_secs(30);
 
 /// How much longer than its connection a caller waits, for the thread to say what came of it.
 const GRACE: Duration = Duration::from_millis(500);
@@ -31,6 +35,8 @@ struct State {
     live: Vec<Arc<Connection>>,
     /// Those who wait for the connection that is being opened, where one is.
     opening: Option<Vec<Waiter>>,
+    /// When one more connection than needed could not be opened.
+    extra_failed_at: Option<Instant>,
     /// Bounded by [`LEFTOVERS_MAX`].
     leftovers: Vec<Leftover>,
 }
@@ -98,7 +104,10 @@ impl Pool {
             if let Some(call) = best {
                 // The call itself is one of them.
                 let is_shared = call.calls() > 1;
-                if is_shared && state.live.len() < self.config.connections_max {
+                let may_try = state
+                    .extra_failed_at
+                    .is_none_or(|failed_at| failed_at.elapsed() >= EXTRA_PAUSE);
+                if is_shared && may_try && state.live.len() < self.config.connections_max {
                     self.open(&mut state);
                 }
                 return Ok(call);
@@ -189,9 +198,14 @@ impl Opening {
                     let _ = connection.clear(leftover);
                 }
                 state.live.push(Arc::clone(&connection));
+                state.extra_failed_at = None;
                 (Ok(connection), Some(worker))
             }
-            Err(error) => (Err(error), None),
+            Err(error) => {
+                state.live.retain(|connection| !connection.is_lost());
+                state.extra_failed_at = (!state.live.is_empty()).then(Instant::now);
+                (Err(error), None)
+            }
         };
         drop(state);
         for waiter in waiters {

@@ -456,6 +456,31 @@ async fn no_more_connections_are_opened_than_allowed() {
     .await;
 }
 
+/// Each shared call once logged in anew in the background, until a server locks the user out.
+#[tokio::test]
+async fn one_more_connection_that_is_refused_is_tried_again_after_a_while() {
+    let (server, network) = far();
+    let client = client(server.config_by(&network, "db"));
+    write(&client, 1, &content(10, 1)).await.unwrap();
+    let stream = soon(client.open(file(1), ByteRange::ALL)).await.unwrap();
+    network.set(Fault::ResetAtConnect);
+
+    listed(&client).await.unwrap();
+    until("an attempt", || network.connections() == 2).await;
+    for _ in 0..200 {
+        listed(&client).await.unwrap();
+    }
+    let connections = network.connections();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    listed(&client).await.unwrap();
+    until("another attempt", || network.connections() == 3).await;
+    drop(stream);
+
+    assert_eq!(connections, 2);
+}
+
 #[tokio::test]
 async fn a_small_range_of_a_large_file_moves_little() {
     let (server, network) = far();
