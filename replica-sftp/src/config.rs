@@ -138,6 +138,17 @@ impl SftpConfig {
         self
     }
 
+    /// How to reach a server of a test.
+    #[cfg(test)]
+    pub(crate) fn of(server: &testbed::SftpServer) -> SftpConfig {
+        SftpConfig::new("127.0.0.1", server.user(), "/db")
+            .port(server.address().port())
+            .host_key(HostKey::Unchecked)
+            .login(Login::Password(server.password().to_owned()))
+            // Many clients log in at once to a machine with few processors.
+            .connect_timeout(Duration::from_secs(60))
+    }
+
     /// Refuses what nothing can have.
     pub(crate) fn check(&self) -> Result<()> {
         for (what, text) in [("host", &self.host), ("user", &self.user)] {

@@ -724,18 +724,14 @@ fn broken(error: &io::Error) -> Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HostKey, Login, SftpConfig};
+    use crate::config::SftpConfig;
     use crate::connect::connect;
     use std::fs;
     use testbed::SftpServer;
 
     /// A connection to `server` whose thread has not begun.
     fn connection(server: &SftpServer) -> (Connection, Worker) {
-        let config = SftpConfig::new("127.0.0.1", server.user(), "/db")
-            .port(server.address().port())
-            .host_key(HostKey::Unchecked)
-            .login(Login::Password(server.password().to_owned()))
-            .connect_timeout(Duration::from_secs(60));
+        let config = SftpConfig::of(server);
         let link = connect(&config).expect("the server lets us in");
         let times = Times {
             stall: config.stall_timeout,

@@ -18,9 +18,10 @@
 //! find no file for a moment. A client that dies in between leaves the old file under that name,
 //! from which it can be renamed by hand, and the new one, whole, under one that ends in `.tmp`.
 //!
-//! What a call could not clear away because its connection was lost is cleared away on the next
-//! one. What a process that died has left stays until `delete_all`: nobody can tell from afar
-//! whether its writer still lives.
+//! What a call could not clear away because its connection was lost is cleared away on another, or
+//! on the next one. Where that puts an old file back in its place, another client may have deleted
+//! it meanwhile, to whom it did not exist: it is there again. What a process that died has left
+//! stays until `delete_all`: nobody can tell from afar whether its writer still lives.
 //!
 //! # Connections
 //!

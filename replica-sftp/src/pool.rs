@@ -1,6 +1,6 @@
 //! The connections of a client: opened when they are needed, and forgotten when they are lost.
 
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Call {
         }
     }
 
-    /// Clears `leftover` away, without waiting for that: on this connection, or on the next one.
+    /// Clears `leftover` away, without waiting for that: on this connection, or on another one.
     pub(crate) fn clear(&self, leftover: Leftover) {
         if let Err(leftover) = self.connection.clear(leftover)
             && let Some(pool) = self.pool.upgrade()
@@ -144,11 +144,24 @@ impl Pool {
         }
     }
 
-    /// Keeps `leftovers` for the next connection, as many as there is room for.
+    /// Has `leftovers` cleared away on a connection that lives, or else keeps them for the next
+    /// one, as many as there is room for.
     fn remember(&self, leftovers: Vec<Leftover>) {
         let mut state = self.lock();
-        let room = LEFTOVERS_MAX.saturating_sub(state.leftovers.len());
-        state.leftovers.extend(leftovers.into_iter().take(room));
+        for leftover in leftovers {
+            let mut live = state.live.iter();
+            let kept = live.try_fold(leftover, |leftover, connection| {
+                match connection.clear(leftover) {
+                    Ok(()) => ControlFlow::Break(()),
+                    Err(leftover) => ControlFlow::Continue(leftover),
+                }
+            });
+            if let ControlFlow::Continue(leftover) = kept
+                && state.leftovers.len() < LEFTOVERS_MAX
+            {
+                state.leftovers.push(leftover);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -225,5 +238,34 @@ impl Drop for Opening {
         if thread::panicking() {
             self.0.lock().opening = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Request;
+    use std::fs;
+    use testbed::SftpServer;
+
+    #[tokio::test]
+    async fn what_a_lost_connection_has_left_is_cleared_away_on_one_that_lives() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = SftpServer::start(folder.path());
+        let pool = Arc::new(Pool::new(SftpConfig::of(&server)));
+        let call = pool.call().await.expect("a connection");
+        let left = folder.path().join("left");
+        fs::write(&left, "half").expect("a file");
+
+        pool.remember(vec![Leftover::Temporary("/left".to_owned())]);
+        // Answered in order.
+        let answer = call.ask(Request::ping()).await;
+
+        assert_eq!(
+            answer.names().expect("a name").map(|names| names.len()),
+            Some(1)
+        );
+        assert!(!left.exists());
+        assert_eq!(server.connections(), 1);
     }
 }
