@@ -14,6 +14,10 @@ use crate::config::SftpConfig;
 use crate::connect::connect;
 use crate::connection::{Connection, Leftover, Times, Worker};
 
+/// How many openings may hang, in what can't be interrupted: finding an address, reading a key, and
+/// asking an agent. After that, no other is begun until one of them ends.
+const HANGING_MAX: usize = 8;
+
 /// How many things left on the server are remembered until they can be cleared away.
 const LEFTOVERS_MAX: usize = 4096;
 
@@ -33,12 +37,23 @@ pub(crate) struct Pool {
 struct State {
     /// Bounded by [`SftpConfig::connections_max`].
     live: Vec<Arc<Connection>>,
-    /// Those who wait for the connection that is being opened, where one is.
-    opening: Option<Vec<Waiter>>,
+    /// The connection that is being opened, where one is.
+    opening: Option<Underway>,
+    /// How many openings were begun.
+    begun: u64,
+    /// How many openings are given up that have not ended. Bounded by [`HANGING_MAX`].
+    hanging: usize,
     /// When one more connection than needed could not be opened.
     extra_failed_at: Option<Instant>,
     /// Bounded by [`LEFTOVERS_MAX`].
     leftovers: Vec<Leftover>,
+}
+
+/// An opening that has not ended.
+struct Underway {
+    number: u64,
+    began: Instant,
+    waiters: Vec<Waiter>,
 }
 
 type Waiter = oneshot::Sender<Result<Call>>;
@@ -114,16 +129,16 @@ impl Pool {
             }
             let (waiter, opened) = oneshot::channel();
             self.open(&mut state);
-            if let Some(waiters) = &mut state.opening {
-                waiters.push(waiter);
+            if let Some(opening) = &mut state.opening {
+                opening.waiters.push(waiter);
             }
             opened
         };
         let unavailable = |reason: String| Err(Error::new(ErrorKind::Unavailable, reason));
-        match timeout(self.config.connect_timeout + GRACE, opened).await {
+        match timeout(self.opening_max(), opened).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => unavailable("the thread of the connection ended too soon".to_owned()),
-            // Finding an address, and asking an agent, can't be interrupted.
+            // It hangs in what can't be interrupted.
             Err(_) => unavailable(format!(
                 "could not connect to {} within {:?}",
                 self.config.address(),
@@ -132,15 +147,37 @@ impl Pool {
         }
     }
 
-    /// Opens one more connection on a thread of its own, unless that is being done.
+    /// How long an opening may take, as far as its callers are concerned.
+    fn opening_max(&self) -> Duration {
+        self.config.connect_timeout + GRACE
+    }
+
+    /// Opens one more connection on a thread of its own, unless that is being done and does not
+    /// hang.
     fn open(self: &Arc<Self>, state: &mut State) {
-        if state.opening.is_none() {
-            let pool = Arc::clone(self);
-            let thread = thread::Builder::new().name("replica-sftp".to_owned());
-            // Where no thread can be had, nothing is being opened, and who waits is told so.
-            if thread.spawn(move || Opening(pool).run()).is_ok() {
-                state.opening = Some(Vec::new());
+        if let Some(opening) = &mut state.opening {
+            opening.waiters.retain(|waiter| !waiter.is_closed());
+            let hangs = opening.began.elapsed() >= self.opening_max();
+            if !hangs || state.hanging >= HANGING_MAX {
+                return;
             }
+        }
+        let number = state.begun;
+        let opening = Opening {
+            pool: Arc::clone(self),
+            number,
+        };
+        let thread = thread::Builder::new().name("replica-sftp".to_owned());
+        // Where no thread can be had, nothing is being opened, and who waits is told so.
+        if thread.spawn(move || opening.run()).is_ok() {
+            state.begun += 1;
+            let given_up = state.opening.take();
+            state.hanging += usize::from(given_up.is_some());
+            state.opening = Some(Underway {
+                number,
+                began: Instant::now(),
+                waiters: given_up.map_or_else(Vec::new, |given_up| given_up.waiters),
+            });
         }
     }
 
@@ -170,12 +207,15 @@ impl Pool {
 }
 
 /// The opening of a connection, which ends for those who wait for it however it ends.
-struct Opening(Arc<Pool>);
+struct Opening {
+    pool: Arc<Pool>,
+    number: u64,
+}
 
 impl Opening {
     /// Connects, and then works for the connection until it ends.
     fn run(self) {
-        let config = &self.0.config;
+        let config = &self.pool.config;
         let times = Times {
             stall: config.stall_timeout,
             keepalive: config.keepalive,
@@ -188,7 +228,7 @@ impl Opening {
         });
         let worker = self.tell(opened);
         // The pool may end before the connection, and with it the need for one.
-        let pool = Arc::downgrade(&self.0);
+        let pool = Arc::downgrade(&self.pool);
         drop(self);
         let Some(mut worker) = worker else {
             return;
@@ -201,9 +241,12 @@ impl Opening {
 
     /// Tells those who wait what came of it, and has what was left on the server cleared away.
     fn tell(&self, opened: Result<(Connection, Worker)>) -> Option<Worker> {
-        let mut state = self.0.lock();
-        let waiters = state.opening.take().unwrap_or_default();
+        let mut state = self.pool.lock();
+        let waiters = self.end(&mut state);
+        let is_too_many = state.live.len() >= self.pool.config.connections_max.max(1);
         let (result, worker) = match opened {
+            // Another was opened while this one hung.
+            Ok(_) if waiters.is_empty() && is_too_many => return None,
             Ok((connection, worker)) => {
                 let connection = Arc::new(connection);
                 for leftover in std::mem::take(&mut state.leftovers) {
@@ -224,11 +267,22 @@ impl Opening {
         for waiter in waiters {
             // Who has gone needs no connection.
             let _ = waiter.send(match &result {
-                Ok(connection) => Ok(Call::new(connection, &self.0)),
+                Ok(connection) => Ok(Call::new(connection, &self.pool)),
                 Err(error) => Err(copy(error)),
             });
         }
         worker
+    }
+
+    /// Lets another begin, and gives back those who still wait for this one.
+    fn end(&self, state: &mut State) -> Vec<Waiter> {
+        match state.opening.take_if(|it| it.number == self.number) {
+            Some(ended) => ended.waiters,
+            None => {
+                state.hanging = state.hanging.saturating_sub(1);
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -236,7 +290,7 @@ impl Drop for Opening {
     fn drop(&mut self) {
         // Where it has panicked, nobody was told; and another may begin.
         if thread::panicking() {
-            self.0.lock().opening = None;
+            self.end(&mut self.pool.lock());
         }
     }
 }

@@ -3,7 +3,9 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Command;
+use std::time::Duration;
 
 use replica_core::ErrorKind;
 use replica_sftp::{HostKey, Login, PrivateKey};
@@ -128,6 +130,35 @@ async fn logins_are_tried_in_their_order_until_one_is_welcome() {
 
     assert_eq!(listed.unwrap(), [0; 0]);
     assert_eq!((server.connections(), server.logins()), (1, 2));
+}
+
+/// What an agent that never answers does to a client, or a key on a file system that hangs: no call
+/// came through any more, even when it would have been answered.
+#[tokio::test]
+async fn a_login_that_never_ends_costs_its_time_limit_and_the_next_call_begins_another() {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let server = Served::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (key, hanging) = (folder.path().join("key"), folder.path().join("hanging"));
+    let made = Command::new("mkfifo").arg(&key).status();
+    assert!(made.expect("mkfifo should be installed").success());
+    let mut config = server.config("db").connect_timeout(LIMIT);
+    config.logins = vec![Login::Key {
+        key: PrivateKey::File(key.clone()),
+        passphrase: None,
+    }];
+    let client = client(config);
+
+    let error = listed(&client).await.unwrap_err();
+    fs::rename(&key, &hanging).unwrap();
+    fs::write(&key, server.authorize_new()).unwrap();
+    let next = listed(&client).await;
+    // The first login ends, with an empty key.
+    drop(File::options().write(true).open(&hanging).unwrap());
+
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(next.unwrap(), [0; 0]);
+    assert_eq!(listed(&client).await.unwrap(), [0; 0]);
 }
 
 #[tokio::test]
