@@ -5,11 +5,12 @@ use futures::future::BoxFuture;
 use replica_core::{Error, ErrorKind, FileId, Result};
 
 use crate::classify::classify;
-use crate::connection::{Failure, Pending};
+use crate::connection::{Answer, Failure, Pending};
 use crate::list::Entries;
 use crate::pool::Call;
 use crate::root::Root;
-use crate::wire::{Kind, Request, Status};
+use crate::wire::{Kind, Name, Request, Status};
+use crate::write::heard;
 
 /// How many deletions are under way at once.
 const WINDOW: usize = 128;
@@ -64,14 +65,53 @@ async fn is_folder(call: &Call, path: &str) -> bool {
     found.is_ok_and(|found| found.kind() == Some(Kind::Folder))
 }
 
-/// Deletes everything below the root, and the root itself where that is possible. Where the root
-/// is all that the server shows, only what a replica has there is deleted.
+/// Deletes everything below the root, and the root itself where that is possible. Where the folder
+/// in which a login begins is in it, only what a replica has there is deleted.
 pub(crate) async fn delete_all(call: &Call, root: &Root) -> Result<()> {
-    let levels = root.levels();
-    let path = match root.is_whole_server() {
-        true => levels.as_str(),
-        false => root.path(),
+    if holds_home(call, root).await? {
+        let levels = root.levels();
+        return match call.ask(Request::lstat(&levels)).await.attributes() {
+            // Not of our making: what is behind it is not ours to delete.
+            Ok(found) if found.kind() == Some(Kind::Link) => {
+                let sent = call.send(Request::remove(&levels)).await;
+                removed(call, &levels, sent).await
+            }
+            Ok(_) | Err(Failure::Status(_)) => delete_folder(call, &levels).await,
+            Err(failure) => Err(classify("look at", &levels, failure)),
+        };
+    }
+    delete_folder(call, root.path()).await
+}
+
+/// Whether the folder in which a login begins is the root, or somewhere in it.
+async fn holds_home(call: &Call, root: &Root) -> Result<bool> {
+    if root.is_whole_server() {
+        return Ok(true);
+    }
+    let real = call.send(Request::real_path(root.path())).await;
+    let home = call.send(Request::real_path(".")).await;
+    let fault = |failure| classify("find the place of", root.path(), failure);
+    let real = heard(real).await.and_then(Answer::names);
+    let home = heard(home).await.and_then(Answer::names);
+    let real = match real {
+        Ok(names) => names,
+        // What is not there holds nothing. Where the server does not say, and why, comes next.
+        Err(Failure::Status(_)) => return Ok(false),
+        Err(failure) => return Err(fault(failure)),
     };
+    let home = home.map_err(fault)?;
+    let path = |names: Option<Vec<Name>>| names?.into_iter().next().map(|name| name.name);
+    let (Some(real), Some(home)) = (path(real), path(home)) else {
+        return Err(fault(Failure::Nonsense));
+    };
+    let below = home.strip_prefix(real.as_ref());
+    let is_folder =
+        |below: &[u8]| real.ends_with(b"/") || matches!(below.first(), None | Some(b'/'));
+    Ok(below.is_some_and(is_folder))
+}
+
+/// Deletes all that is in the folder `path`, and the folder itself where that is possible.
+async fn delete_folder(call: &Call, path: &str) -> Result<()> {
     match call.ask(Request::stat(path)).await.attributes() {
         Ok(found) if matches!(found.kind(), Some(Kind::Folder) | None) => {}
         Ok(_) => {

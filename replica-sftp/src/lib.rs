@@ -41,8 +41,8 @@
 //! # Links
 //!
 //! They are followed by `open`, where the server does, and never listed. `delete_all` deletes a
-//! link and not what is behind it. Where the root is the server's own, or the folder in which a
-//! login begins, it deletes the `ltx` folder alone.
+//! link and not what is behind it, the root itself aside. Where the folder in which a login begins
+//! is the root, however that is written, or is in it, it deletes the `ltx` folder alone.
 //!
 //! # Errors
 //!

@@ -38,7 +38,8 @@ impl Root {
         &self.path
     }
 
-    /// Whether it is all that there is, or the whole folder in which a login begins.
+    /// Whether it is plain to see that it is all that there is, or that the folder in which a login
+    /// begins is in it.
     pub(crate) fn is_whole_server(&self) -> bool {
         matches!(self.path.as_str(), "/" | ".") || self.path.ends_with("..")
     }

@@ -182,9 +182,14 @@ impl Request {
         Request::of_path(RMDIR, path)
     }
 
+    /// Asks where `path` leads to, in the one way there is to write that.
+    pub(crate) fn real_path(path: &str) -> Request {
+        Request::of_path(REALPATH, path)
+    }
+
     /// Asks for nothing that matters: whether the server still answers.
     pub(crate) fn ping() -> Request {
-        Request::of_path(REALPATH, ".")
+        Request::real_path(".")
     }
 
     /// Renames, where nothing has the new name yet.

@@ -282,6 +282,45 @@ async fn the_servers_own_root_can_be_a_replica_and_keeps_what_is_not_of_it() {
     assert!(server.path("home").exists());
 }
 
+/// The folder in which a login begins was once known as such only where it was written as `.`.
+#[tokio::test]
+async fn the_folder_in_which_a_login_begins_keeps_what_is_not_of_the_replica() {
+    for root in [".", "/home", "../home", "/link"] {
+        let server = Served::start();
+        fs::write(server.path("home/precious"), "stays").unwrap();
+        symlink("home", server.path("link")).unwrap();
+        let mut config = server.config("");
+        config.root = root.to_owned();
+        let client = client(config);
+        write(&client, 1, &content(10, 1)).await.unwrap();
+
+        soon(client.delete_all()).await.unwrap();
+
+        assert!(!server.path("home/ltx").exists(), "{root}");
+        assert!(server.path("home/precious").exists(), "{root}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_the_levels_is_deleted_and_not_followed() {
+    let server = Served::start();
+    fs::create_dir(server.path("outside")).unwrap();
+    fs::write(server.path("outside/precious"), "stays").unwrap();
+
+    for (root, folder) in [("/", ""), (".", "home"), ("..", ""), ("/db", "db")] {
+        fs::create_dir_all(server.path(folder)).unwrap();
+        let link = server.path(folder).join("ltx");
+        symlink(server.path("outside"), &link).unwrap();
+        let mut config = server.config("");
+        config.root = root.to_owned();
+
+        soon(client(config).delete_all()).await.unwrap();
+
+        assert!(link.symlink_metadata().is_err(), "{root}");
+        assert!(server.path("outside/precious").exists(), "{root}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_beyond_4_gib_is_listed_and_read() {
     const GIB: u64 = 1 << 30;

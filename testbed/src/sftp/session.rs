@@ -207,8 +207,17 @@ impl Session {
             "mkdir" => done(fs::create_dir(self.path(fields)?)),
             "rmdir" => done(fs::remove_dir(self.path(fields)?)),
             "realpath" => {
-                let path = absolute(&fields.path()?);
-                Ok(Reply::Names(vec![(path, None)]))
+                let path = fields.path()?;
+                let real = fs::canonicalize(self.real(&path)?);
+                let shown = match real
+                    .as_deref()
+                    .map(|real| real.strip_prefix(&self.shared.root))
+                {
+                    Ok(Ok(below)) => Path::new("/").join(below),
+                    // What isn't there leads to itself, and so does what is elsewhere.
+                    Ok(Err(_)) | Err(_) => absolute(&path),
+                };
+                Ok(Reply::Names(vec![(shown, None)]))
             }
             "rename" => {
                 let (from, to) = (self.path(fields)?, self.path(fields)?);
