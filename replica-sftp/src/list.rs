@@ -215,7 +215,7 @@ impl<'a> Entries<'a> {
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Name>>> {
         let fault = |failure| classify("list", self.folder, failure);
         loop {
-            // The first answer tells whether there is more than one.
+            // Of those asked for beyond the end, each is answered by the end again.
             let wanted = if self.is_over { 0 } else { REQUESTS };
             while self.asked.len() < wanted {
                 let request = Request::read_folder(self.handle.id());
@@ -226,8 +226,9 @@ impl<'a> Entries<'a> {
                 return Ok(None);
             };
             match next.await.names().map_err(fault)? {
-                Some(names) => return Ok(Some(names)),
-                None => self.is_over = true,
+                Some(names) if !names.is_empty() => return Ok(Some(names)),
+                // Some servers end with no names at all, which nobody has to ask for again.
+                Some(_) | None => self.is_over = true,
             }
         }
     }

@@ -405,6 +405,21 @@ async fn a_server_that_lists_names_alone_is_asked_for_the_rest() {
     assert!(!server.path("db").exists());
 }
 
+/// Such a listing once went on for ever.
+#[tokio::test]
+async fn a_listing_that_ends_with_no_names_is_at_its_end() {
+    let server = Served::start();
+    server.end_listings_with_nothing();
+    let client = client(server.config("db"));
+    write(&client, 1, &content(10, 1)).await.unwrap();
+
+    let there = listed(&client).await;
+    soon(client.delete_all()).await.unwrap();
+
+    assert_eq!(there.unwrap(), [1]);
+    assert!(!server.path("db").exists());
+}
+
 /// A folder that began to change after its time was asked for was once taken to be at rest.
 #[tokio::test]
 async fn a_folder_at_rest_is_read_once_and_again_where_it_changes_meanwhile() {

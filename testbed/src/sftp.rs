@@ -159,6 +159,11 @@ impl SftpServer {
         self.shared.lock().names_alone = true;
     }
 
+    /// Ends listings from now on by listing nothing, and not by saying that it is the end.
+    pub fn end_listings_with_nothing(&self) {
+        self.shared.lock().ends_with_nothing = true;
+    }
+
     /// Leaves an entry out of the next listing of its folder, whose time changes then: so may a
     /// file system that replaces the file meanwhile.
     pub fn miss_next(&self, name: &str) {
@@ -214,6 +219,7 @@ struct State {
     denied: Vec<PathBuf>,
     page_max: usize,
     names_alone: bool,
+    ends_with_nothing: bool,
     /// What the next listing of its folder leaves out.
     missed: Option<PathBuf>,
     logins: u64,
@@ -231,6 +237,7 @@ impl State {
             denied: Vec::new(),
             page_max: 100,
             names_alone: false,
+            ends_with_nothing: false,
             missed: None,
             logins: 0,
             requests: BTreeMap::new(),

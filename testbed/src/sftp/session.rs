@@ -185,9 +185,9 @@ impl Session {
                 Ok(self.keep(Open::Folder(entries.into_iter())))
             }
             "readdir" => {
-                let (page_max, names_alone) = {
+                let (page_max, names_alone, ends_with_nothing) = {
                     let state = self.shared.lock();
-                    (state.page_max, state.names_alone)
+                    (state.page_max, state.names_alone, state.ends_with_nothing)
                 };
                 let handle = fields.handle()?;
                 let Some(Open::Folder(entries)) = self.open.get_mut(&handle) else {
@@ -198,7 +198,7 @@ impl Session {
                     true => shown.map(|(name, _)| (name, None)).collect(),
                     false => shown.collect(),
                 };
-                match page.is_empty() {
+                match page.is_empty() && !ends_with_nothing {
                     true => Err(Status::Eof),
                     false => Ok(Reply::Names(page)),
                 }
