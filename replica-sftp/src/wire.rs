@@ -13,6 +13,9 @@ pub(crate) const VERSION: u32 = 3;
 /// The longest response that is taken. OpenSSH sends at most 256 KiB.
 pub(crate) const FRAME_MAX: usize = 1 << 20;
 
+/// The longest handle that is taken, as the protocol has it.
+const HANDLE_MAX: usize = 256;
+
 /// How much of a server's own words is kept.
 const MESSAGE_MAX: usize = 200;
 
@@ -422,7 +425,7 @@ pub(crate) fn parse(mut frame: Bytes) -> Result<(u32, Response), Malformed> {
     let id = take_u32(&mut frame)?;
     let response = match kind {
         STATUS => Response::Status(take_status(&mut frame)?),
-        HANDLE => Response::Handle(take_string(&mut frame)?),
+        HANDLE => Response::Handle(take_handle(&mut frame)?),
         DATA => Response::Data(take_string(&mut frame)?),
         NAME => Response::Names(take_names(&mut frame)?),
         ATTRS => Response::Attributes(take_attributes(&mut frame)?),
@@ -430,6 +433,14 @@ pub(crate) fn parse(mut frame: Bytes) -> Result<(u32, Response), Malformed> {
         _ => return Err(Malformed),
     };
     Ok((id, response))
+}
+
+fn take_handle(frame: &mut Bytes) -> Result<Bytes, Malformed> {
+    let handle = take_string(frame)?;
+    match handle.len() <= HANDLE_MAX {
+        true => Ok(handle),
+        false => Err(Malformed),
+    }
 }
 
 fn take_status(frame: &mut Bytes) -> Result<Status, Malformed> {
@@ -624,6 +635,16 @@ mod tests {
         }
         let many = b"\x68\0\0\0\x01\xff\xff\xff\xff";
         assert!(parse(frame(many)).is_err());
+    }
+
+    #[test]
+    fn a_handle_that_is_too_long_is_refused() {
+        for (len, is_taken) in [(0, true), (HANDLE_MAX, true), (HANDLE_MAX + 1, false)] {
+            let mut bytes = b"\x66\0\0\0\x01".to_vec();
+            put_string(&mut bytes, &vec![7; len]);
+
+            assert_eq!(parse(frame(&bytes)).is_ok(), is_taken, "{len} bytes");
+        }
     }
 
     #[test]
