@@ -136,6 +136,7 @@ fn judge_io(error: &io::Error) -> (ErrorKind, &'static str) {
 const KEX_FAILURE: i32 = -5;
 const KEY_EXCHANGE_FAILURE: i32 = -8;
 const TIMEOUT: i32 = -9;
+const PASSWORD_EXPIRED: i32 = -15;
 const FILE: i32 = -16;
 const METHOD_NONE: i32 = -17;
 const AUTHENTICATION_FAILED: i32 = -18;
@@ -161,6 +162,10 @@ fn judge_ssh(code: i32, message: &str) -> (ErrorKind, &'static str) {
             ErrorKind::PermissionDenied,
             "it refuses the login: the user or what was shown is wrong",
         ),
+        PASSWORD_EXPIRED => (
+            ErrorKind::PermissionDenied,
+            "it refuses the login: the password has expired, and is to be changed first",
+        ),
         FILE | KEYFILE_AUTH_FAILED => (
             ErrorKind::Invalid,
             "the private key can't be used: it is no key, or its passphrase is wrong",
@@ -182,6 +187,11 @@ fn judge_ssh(code: i32, message: &str) -> (ErrorKind, &'static str) {
         ),
         _ => (ErrorKind::Unavailable, "the connection broke"),
     }
+}
+
+/// Whether `error` means that nothing was heard in time.
+pub(crate) fn is_timeout(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(TIMEOUT)
 }
 
 /// The same error for one more caller. Causes can't be copied, but their words can.
@@ -239,6 +249,7 @@ mod tests {
                 unheard("Waiting for publickey USERAUTH response"),
                 ErrorKind::Unavailable,
             ),
+            (ssh(PASSWORD_EXPIRED), ErrorKind::PermissionDenied),
             (ssh(FILE), ErrorKind::Invalid),
             (ssh(AGENT_PROTOCOL), ErrorKind::Invalid),
             (ssh(CHANNEL_REQUEST_DENIED), ErrorKind::Invalid),

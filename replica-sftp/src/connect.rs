@@ -12,7 +12,7 @@ use replica_core::{Error, ErrorKind};
 use ssh2::{Channel, CheckResult, KnownHostFileKind, MethodType, Session};
 use tokio::time::Instant;
 
-use crate::classify::classify;
+use crate::classify::{classify, is_timeout};
 use crate::config::{HostKey, Login, PrivateKey, SftpConfig};
 use crate::connection::Link;
 use crate::known_hosts::{Known, Verdict};
@@ -332,20 +332,53 @@ fn attempt(
             let mut agent = session.agent().map_err(fault)?;
             agent.connect().map_err(fault)?;
             agent.list_identities().map_err(fault)?;
-            let mut refusal = None;
+            let mut refusals = Refusals::default();
             for identity in agent.identities().map_err(fault)? {
                 deadline.arm(session, config)?;
-                match agent.userauth(user, &identity).map_err(fault) {
+                match agent.userauth(user, &identity) {
                     Ok(()) => return Ok(()),
-                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                        refusal = Some(error);
-                    }
-                    Err(error) => return Err(error),
+                    Err(error) => refusals.add(error, config)?,
                 }
             }
-            Err(refusal.unwrap_or_else(|| {
+            Err(refusals.last.unwrap_or_else(|| {
                 Error::new(ErrorKind::PermissionDenied, "the agent holds no key")
             }))
+        }
+    }
+}
+
+/// After how many refused keys of an agent a server that breaks off means that these were too many:
+/// OpenSSH takes six attempts unless told otherwise, and careful administrators three.
+const REFUSALS_MIN: usize = 2;
+
+/// What a server has said to an agent's keys.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: usize,
+    last: Option<Error>,
+}
+
+impl Refusals {
+    /// Adds one more, unless `error` is none, and asking on makes no sense.
+    fn add(&mut self, error: ssh2::Error, config: &SftpConfig) -> Result<(), Error> {
+        let hangs = is_timeout(&error);
+        let error = classify("log in with the agent's keys to", config.address(), error);
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                self.count += 1;
+                self.last = Some(error);
+                Ok(())
+            }
+            ErrorKind::Unavailable if !hangs && self.count >= REFUSALS_MIN => {
+                let message = format!(
+                    "{} broke off the login after {} of the agent's keys, which it refused: it may \
+                     take no more attempts; name the key to log in with, or leave fewer in the agent",
+                    config.address(),
+                    self.count
+                );
+                Err(Error::new(ErrorKind::PermissionDenied, message).with_source(error))
+            }
+            _ => Err(error),
         }
     }
 }
@@ -475,5 +508,39 @@ impl Greeting<'_> {
             read: ours(limits.read),
             write: ours(limits.write),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssh2::ErrorCode;
+
+    #[test]
+    fn a_server_that_breaks_off_after_some_keys_of_an_agent_has_had_too_many() {
+        let config = SftpConfig::new("example.com", "replica", "/db");
+        let ssh = |code, message| ssh2::Error::new(ErrorCode::Session(code), message);
+        let refused = || ssh(-18, "Username/PublicKey combination invalid");
+        let broken = || ssh(-19, "Waiting for USERAUTH response");
+        let late = || ssh(-9, "API timeout expired");
+
+        for (count, end, kind) in [
+            (0, broken(), ErrorKind::Unavailable),
+            (1, broken(), ErrorKind::Unavailable),
+            (2, broken(), ErrorKind::PermissionDenied),
+            (5, broken(), ErrorKind::PermissionDenied),
+            (5, late(), ErrorKind::Unavailable),
+        ] {
+            let mut refusals = Refusals::default();
+            for _ in 0..count {
+                refusals.add(refused(), &config).expect("it goes on");
+            }
+
+            let error = refusals.add(end, &config).unwrap_err();
+
+            assert_eq!(error.kind(), kind, "after {count}");
+            let is_told = error.to_string().contains("leave fewer in the agent");
+            assert_eq!(is_told, kind == ErrorKind::PermissionDenied, "{error}");
+        }
     }
 }
