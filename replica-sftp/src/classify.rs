@@ -8,7 +8,7 @@ use replica_core::{Error, ErrorKind};
 use ssh2::ErrorCode;
 
 use crate::connection::{Failure, Lost};
-use crate::wire::Status;
+use crate::wire::{Status, harmless};
 
 /// What went wrong, in the words of whoever found it.
 #[derive(Debug)]
@@ -48,10 +48,12 @@ impl From<ssh2::Error> for Cause {
     }
 }
 
-/// The error for `cause`, which came of trying to do `doing` (an infinitive) to `what`.
+/// The error for `cause`, which came of trying to do `doing` (an infinitive) to `what`, which may
+/// be a name of the server's.
 pub(crate) fn classify(doing: &str, what: impl fmt::Display, cause: impl Into<Cause>) -> Error {
     let cause = cause.into();
     let (kind, reason) = judge(&cause);
+    let what: String = harmless(&what.to_string()).collect();
     let error = Error::new(kind, format!("could not {doing} {what}: {reason}"));
     match cause {
         Cause::Status(status) => error.with_source(status),

@@ -9,7 +9,7 @@ use crate::connection::{Answer, Failure, Pending};
 use crate::list::Entries;
 use crate::pool::Call;
 use crate::root::Root;
-use crate::wire::{Kind, Name, Request, Status};
+use crate::wire::{Kind, Name, Request, Status, harmless};
 use crate::write::heard;
 
 /// How many deletions are under way at once.
@@ -162,7 +162,7 @@ fn empty(call: &Call, folder: String, depth_left: usize) -> BoxFuture<'_, Result
         }
         Err(Error::new(
             ErrorKind::Unavailable,
-            format!("{folder} is written to while it is being emptied"),
+            format!("{} is written to while it is being emptied", shown(&folder)),
         ))
     }
     .boxed()
@@ -187,12 +187,13 @@ async fn pass(call: &Call, folder: &str, depth_left: usize) -> Result<(bool, Opt
             }
             is_empty = false;
             let Ok(text) = std::str::from_utf8(&name.name) else {
-                let message = format!("a name in {folder} is not UTF-8, and stays");
+                let message = format!("a name in {} is not UTF-8, and stays", shown(folder));
                 failed.get_or_insert(Error::new(ErrorKind::Other, message));
                 continue;
             };
             // A server that names a folder's parent, or something far away, is not followed.
             if text.contains('/') {
+                let (text, folder) = (shown(text), shown(folder));
                 let message = format!("the server names {text} in {folder}, which can't be");
                 failed.get_or_insert(Error::new(ErrorKind::Other, message));
                 continue;
@@ -231,7 +232,7 @@ async fn remove_folder(call: &Call, path: String, depth_left: usize) -> Result<(
     let depth_left = depth_left.checked_sub(1).ok_or_else(|| {
         Error::new(
             ErrorKind::Other,
-            format!("{path} is too deep to be deleted"),
+            format!("{} is too deep to be deleted", shown(&path)),
         )
     })?;
     empty(call, path.clone(), depth_left).await?;
@@ -243,4 +244,9 @@ async fn remove_folder(call: &Call, path: String, depth_left: usize) -> Result<(
         Err(Failure::Status(status)) if status.code == Status::FAILURE => Ok(()),
         Err(failure) => Err(classify("delete", path, failure)),
     }
+}
+
+/// A path with names of the server's, for a message.
+fn shown(path: &str) -> String {
+    harmless(path).collect()
 }

@@ -455,11 +455,14 @@ fn take_status(frame: &mut Bytes) -> Result<Status, Malformed> {
 
 /// At most [`MESSAGE_MAX`] characters that a terminal can show.
 fn readable(message: &[u8]) -> String {
-    String::from_utf8_lossy(&message[..message.len().min(4 * MESSAGE_MAX)])
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(MESSAGE_MAX)
-        .collect()
+    let start = &message[..message.len().min(4 * MESSAGE_MAX)];
+    let text = String::from_utf8_lossy(start);
+    harmless(&text).take(MESSAGE_MAX).collect()
+}
+
+/// What a terminal shows of a text of the server's, and does not obey.
+pub(crate) fn harmless(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|character| !character.is_control())
 }
 
 fn take_names(frame: &mut Bytes) -> Result<Vec<Name>, Malformed> {

@@ -405,6 +405,21 @@ async fn a_server_that_lists_names_alone_is_asked_for_the_rest() {
     assert!(!server.path("db").exists());
 }
 
+#[tokio::test]
+async fn no_name_that_the_server_gives_reaches_a_terminal_with_control_characters() {
+    let server = Served::start();
+    let client = client(server.config("db"));
+    write(&client, 1, &content(10, 1)).await.unwrap();
+    fs::write(server.path("db/\x1b[31mred\n"), "x").unwrap();
+
+    server.deny("/db/\x1b[31mred\n");
+    let error = soon(client.delete_all()).await.unwrap_err();
+
+    let told = error.to_string();
+    assert!(told.contains("/db/[31mred: permission denied"), "{told:?}");
+    assert!(!told.contains(char::is_control), "{told:?}");
+}
+
 /// Such a listing once went on for ever.
 #[tokio::test]
 async fn a_listing_that_ends_with_no_names_is_at_its_end() {
