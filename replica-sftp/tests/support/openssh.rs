@@ -170,7 +170,7 @@ fn launch(folder: &Path, port: u16, form: Form) -> Child {
     let config = format!(
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {folder_text}/host\n\
          AuthorizedKeysFile {folder_text}/authorized_keys\nPermitRootLogin yes\nUsePAM no\n\
-         StrictModes no\nPidFile none\nMaxStartups 1000\nMaxSessions 1000\n\
+         StrictModes no\nPidFile none\nLogLevel VERBOSE\nMaxStartups 1000\nMaxSessions 1000\n\
          Subsystem sftp {sftp}{denied}\n"
     );
     fs::write(folder.join("config"), config).expect("a configuration");
