@@ -39,7 +39,7 @@ pub(crate) async fn open(
     let mut unread = Unread {
         call,
         path,
-        handle: Some(handle),
+        handle,
         asked: VecDeque::new(),
         next: range.start(),
         end: range.end().unwrap_or(u64::MAX),
@@ -80,11 +80,11 @@ fn missing() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such file")
 }
 
-/// What is still to be read of an open file, which is closed as soon as all was asked for.
+/// What is still to be read of an open file, which is closed when this is dropped.
 struct Unread {
     call: Call,
     path: String,
-    handle: Option<Handle>,
+    handle: Handle,
     /// What is under way, in order.
     asked: VecDeque<Asked>,
     /// The first byte that was not asked for.
@@ -158,14 +158,10 @@ impl Unread {
     }
 
     async fn request(&self, offset: u64, len: u64) -> Result<Pending> {
-        let handle = self
-            .handle
-            .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::Other, "the file is closed"))?;
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         let sent = self
             .call
-            .send(Request::read(handle.id(), offset, len))
+            .send(Request::read(self.handle.id(), offset, len))
             .await;
         sent.map_err(|failure| classify("read", &self.path, failure))
     }

@@ -2,12 +2,12 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// The name of a temporary file beside `path`, which nothing has yet: `<path>.<16 digits>.tmp`.
+/// The name of a temporary file beside `path`, which nothing has yet: `<path>.<up to 16 digits>.tmp`.
 pub(crate) fn temporary(path: &str) -> String {
     format!("{path}.{:x}.tmp", serial())
 }
 
-/// The name that the old file at `path` gets while it makes room: `<path>.<16 digits>.old`.
+/// The name that the old file at `path` gets while it makes room: `<path>.<up to 16 digits>.old`.
 pub(crate) fn aside(path: &str) -> String {
     format!("{path}.{:x}.old", serial())
 }
