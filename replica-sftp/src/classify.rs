@@ -149,7 +149,7 @@ const METHOD_NOT_SUPPORTED: i32 = -33;
 const INVAL: i32 = -34;
 const AGENT_PROTOCOL: i32 = -42;
 const KEYFILE_AUTH_FAILED: i32 = -48;
-const MISSING_AUTH_BANNER: i32 = -51;
+const ALGO_UNSUPPORTED: i32 = -51;
 const BAD_USE: i32 = -39;
 
 /// Judges an error by its `code`, and where that means two things by libssh2's `message`.
@@ -168,9 +168,10 @@ fn judge_ssh(code: i32, message: &str) -> (ErrorKind, &'static str) {
             ErrorKind::PermissionDenied,
             "it refuses the login: the password has expired, and is to be changed first",
         ),
-        FILE | KEYFILE_AUTH_FAILED => (
+        FILE | KEYFILE_AUTH_FAILED | ALGO_UNSUPPORTED => (
             ErrorKind::Invalid,
-            "the private key can't be used: it is no key, or its passphrase is wrong",
+            "the private key can't be used: it is no key, of a form that nobody knows here, or its \
+             passphrase is wrong",
         ),
         AGENT_PROTOCOL | BAD_USE => (
             ErrorKind::Invalid,
@@ -183,7 +184,7 @@ fn judge_ssh(code: i32, message: &str) -> (ErrorKind, &'static str) {
         CHANNEL_FAILURE | CHANNEL_REQUEST_DENIED => {
             (ErrorKind::Invalid, "it does not offer SFTP to this user")
         }
-        KEX_FAILURE | KEY_EXCHANGE_FAILURE | MISSING_AUTH_BANNER => (
+        KEX_FAILURE | KEY_EXCHANGE_FAILURE => (
             ErrorKind::Unavailable,
             "no keys were agreed on: the connection broke, or the two have no method in common",
         ),
@@ -253,6 +254,7 @@ mod tests {
             ),
             (ssh(PASSWORD_EXPIRED), ErrorKind::PermissionDenied),
             (ssh(FILE), ErrorKind::Invalid),
+            (ssh(ALGO_UNSUPPORTED), ErrorKind::Invalid),
             (ssh(AGENT_PROTOCOL), ErrorKind::Invalid),
             (ssh(CHANNEL_REQUEST_DENIED), ErrorKind::Invalid),
         ] {
