@@ -38,6 +38,9 @@ const IN_MAX: usize = 256 << 10;
 /// How much is sent before it is looked whether something has arrived.
 const SEND_BURST: usize = 256 << 10;
 
+/// How long nothing is taken from a socket that is to be sent to first.
+const DEAF_MAX: Duration = Duration::from_millis(10);
+
 /// What a login leads to: a session, and the channel on which the server speaks SFTP.
 pub(crate) struct Link {
     pub(crate) session: Session,
@@ -486,6 +489,7 @@ impl Worker {
     fn pump(&mut self) -> Result<(), Lost> {
         let mut arrived = vec![0; IN_MAX];
         let mut moved_at = Instant::now();
+        let mut has_arrived = false;
         loop {
             let was_idle = self.is_idle();
             let is_closing = self.take_requests();
@@ -501,6 +505,7 @@ impl Worker {
             let (received, receiving) = self.receive(&mut arrived)?;
             if sent || received {
                 moved_at = Instant::now();
+                has_arrived = false;
                 continue;
             }
 
@@ -522,7 +527,14 @@ impl Worker {
                 moved_at = Instant::now();
                 continue;
             }
-            self.wait(sending || receiving, left)?;
+            let to_send = sending || receiving;
+            // Within a packet to the server, libssh2 may not take what has arrived: to wait for
+            // that would be to wait for nothing.
+            has_arrived = match to_send && has_arrived {
+                true => self.wait(PollFlags::OUT, left.min(DEAF_MAX))?,
+                false if to_send => self.wait(PollFlags::IN | PollFlags::OUT, left)?,
+                false => self.wait(PollFlags::IN, left)?,
+            };
         }
     }
 
@@ -673,12 +685,9 @@ impl Worker {
         }
     }
 
-    /// Waits until something has arrived or is to be sent, for at most `limit`.
-    fn wait(&mut self, to_send: bool, limit: Duration) -> Result<(), Lost> {
-        let mut events = PollFlags::IN;
-        if to_send {
-            events |= PollFlags::OUT;
-        }
+    /// Waits for one of `events`, or until something is to be sent, for at most `limit`. Says
+    /// whether something was seen to have arrived.
+    fn wait(&mut self, events: PollFlags, limit: Duration) -> Result<bool, Lost> {
         let mut watched = [
             PollFd::new(&self.link.socket, events),
             PollFd::new(&self.woken, PollFlags::IN),
@@ -688,13 +697,14 @@ impl Worker {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(broken(&errno.into())),
         }
+        let has_arrived = watched[0].revents().contains(PollFlags::IN);
         if !watched[1].revents().is_empty() {
             let mut byte = [0];
             // Before the flag falls, so that a byte which comes after it is seen.
             let _ = (&self.woken).read(&mut byte);
             self.shared.is_woken.store(false, Ordering::Release);
         }
-        Ok(())
+        Ok(has_arrived)
     }
 }
 
