@@ -42,6 +42,8 @@ pub enum SnapshotReason {
     NoPlace,
     /// The replica's newest file can't be read.
     Unreadable,
+    /// The replica lacks files that its latest state is made of.
+    Incomplete,
     /// The log was begun anew, and what it held before may not be in the replica.
     NewLog,
     /// The log ends before the place up to which the replica has it: the database is older than
@@ -53,12 +55,24 @@ pub enum SnapshotReason {
     Unwritten,
 }
 
+impl SnapshotReason {
+    /// Whether what the replica has can't be restored up to its end, so that nothing on top of that
+    /// can be either.
+    pub(crate) fn is_a_new_start(self) -> bool {
+        matches!(
+            self,
+            SnapshotReason::Unreadable | SnapshotReason::Incomplete
+        )
+    }
+}
+
 impl fmt::Display for SnapshotReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SnapshotReason::First => "the replica is empty",
             SnapshotReason::NoPlace => "the replica's newest file does not say where to go on",
             SnapshotReason::Unreadable => "the replica's newest file can't be read",
+            SnapshotReason::Incomplete => "files are missing from the replica",
             SnapshotReason::NewLog => "the write-ahead log was begun anew since it was copied",
             SnapshotReason::ShorterLog => "the database is older than its replica",
             SnapshotReason::OtherLog => "the database has another history than its replica",

@@ -28,6 +28,8 @@ pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 
 use crate::database::{Database, Observed};
+use crate::listing::list;
+use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::wal::WalHeader;
 use decide::Place;
@@ -172,7 +174,9 @@ impl Replicator {
     ///
     /// A replica that this or Litestream has written before goes on from where it ends, if the log
     /// still has that place and the same content there. Otherwise the next file will hold the whole
-    /// database, on top of the history that there is.
+    /// database, on top of the history that there is; and where that history has a gap or ends with
+    /// a file that can't be read, so that nothing on top of it could be restored, a snapshot is
+    /// stored besides, from which restores begin from then on.
     ///
     /// # Errors
     ///
@@ -184,9 +188,13 @@ impl Replicator {
         let path = options.database.clone();
         let database = run_blocking(move || Database::open(&path)).await??;
         let database = Arc::new(Mutex::new(database));
-        let newest = Newest::find(&*client).await?;
+        let listed = list(&*client, Timestamps::Fast).await?;
+        let newest = Newest::find(&*client, &listed).await?;
         let place = match newest {
             None => Err(SnapshotReason::First),
+            Some(_) if RestorePlan::new(Target::Latest, &listed).is_err() => {
+                Err(SnapshotReason::Incomplete)
+            }
             Some(newest) => find_place(&newest, &database, &*client).await?,
         };
         Ok(Replicator {
@@ -232,10 +240,10 @@ impl Replicator {
                 }
                 Err(error) => return Err(error),
             };
-            let Some((info, reason)) = stored else {
+            let Some((stored_now, reason)) = stored else {
                 break;
             };
-            files.push(info);
+            files.extend(stored_now);
             snapshot = snapshot.or(reason);
             if self.has_reached(target) {
                 break;
@@ -318,7 +326,7 @@ impl Replicator {
     async fn store_next(
         &mut self,
         target: &mut Option<Observed>,
-    ) -> Result<Option<(FileInfo, Option<SnapshotReason>)>, ReplicateError> {
+    ) -> Result<Option<(Vec<FileInfo>, Option<SnapshotReason>)>, ReplicateError> {
         if self.pending.is_none() {
             let preparing = self.preparing(self.place);
             let prepared = run_blocking(move || preparing.prepare()).await??;
@@ -334,8 +342,8 @@ impl Replicator {
             self.look(&pending).await?;
         }
 
-        let info = match self.store(&pending).await {
-            Ok(info) => info,
+        let (start, info) = match self.store(&pending).await {
+            Ok(stored) => stored,
             Err(error) => {
                 if !matches!(error, ReplicateError::Store(_)) {
                     // The file could not be made, and so it was not stored.
@@ -349,8 +357,9 @@ impl Replicator {
         };
 
         self.pending = None;
-        self.stored.files += 1;
-        self.stored.bytes += info.size;
+        let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
+        self.stored.files += files.len() as u64;
+        self.stored.bytes += files.iter().map(|file| file.size).sum::<u64>();
         self.last = Some(Last {
             info,
             time: pending.header.timestamp(),
@@ -365,10 +374,22 @@ impl Replicator {
             complete,
             empty: empty && pending.is_copied(),
         });
-        Ok(Some((info, pending.contents.reason())))
+        Ok(Some((files, pending.contents.reason())))
     }
 
-    async fn store(&self, pending: &Pending) -> Result<FileInfo, ReplicateError> {
+    /// Stores the file, and before it the one that restores begin with, where it takes one.
+    async fn store(
+        &self,
+        pending: &Pending,
+    ) -> Result<(Option<FileInfo>, FileInfo), ReplicateError> {
+        let start = match pending.new_start() {
+            Some(start) => Some(self.write(&start).await?),
+            None => None,
+        };
+        Ok((start, self.write(pending).await?))
+    }
+
+    async fn write(&self, pending: &Pending) -> Result<FileInfo, ReplicateError> {
         let failure = Failure::default();
         let body = pending.body(&self.database, &failure).await?;
         let time = pending.header.timestamp();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::stream;
-use ltx::{Compression, Encoder, Header, Pgno};
+use ltx::{Compression, Encoder, Header, Pgno, Txid, TxidRange};
 use replica_core::{Body, ByteStream, Error, ErrorKind, FileId, Level};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ const CHUNKS: usize = 4;
 /// One file that is to be stored, which has the same bytes however often they are asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {
+    pub(crate) level: Level,
     pub(crate) header: Header,
     pub(crate) contents: Contents,
     pub(crate) changed: Arc<Changed>,
@@ -58,9 +59,30 @@ pub(crate) type Failure = Arc<Mutex<Option<ReplicateError>>>;
 impl Pending {
     pub(crate) fn file(&self) -> FileId {
         FileId {
-            level: Level::RAW,
+            level: self.level,
             txids: self.header.txids(),
         }
+    }
+
+    /// The same state as a file to begin a restore with, where the replica has nothing that leads
+    /// up to this one. The file itself is stored too, after that: by the newest one of level 0
+    /// everybody, Litestream included, knows where to go on.
+    pub(crate) fn new_start(&self) -> Option<Pending> {
+        self.contents
+            .reason()
+            .filter(|reason| reason.is_a_new_start())?;
+        let header = self.header;
+        let txids = TxidRange::new(Txid::FIRST, header.txids().max())?;
+        Some(Pending {
+            level: Level::SNAPSHOT,
+            header: Header::new(
+                header.page_size(),
+                header.commit(),
+                txids,
+                header.timestamp(),
+            ),
+            ..self.clone()
+        })
     }
 
     /// Whether the log may have been begun anew since.

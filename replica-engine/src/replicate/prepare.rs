@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use ltx::{Header, Txid, TxidRange, WalSpan};
-use replica_core::Timestamp;
+use replica_core::{Level, Timestamp};
 
 use super::Last;
 use super::decide::{Place, SnapshotReason, Step, decide, has_growth};
@@ -121,6 +121,7 @@ impl Preparing {
         let time = self.last.map_or(self.now, |last| last.time.max(self.now));
         let txids = TxidRange::single(txid);
         Ok(Pending {
+            level: Level::RAW,
             header: Header::new(page_size, commit.get(), txids, time).with_wal(span),
             contents,
             changed: Arc::new(changed),

@@ -1,13 +1,12 @@
 //! Finds where a replica that was written before stands in the log.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use ltx::{Header, Index, IndexSearch, Pgno};
 use replica_core::{
-    ByteRange, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps,
-    Txid,
+    ByteRange, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp,
 };
 
 use super::decide::{Place, SnapshotReason};
@@ -45,23 +44,17 @@ impl Newest {
             .map_or(self.info.created_at, |header| header.timestamp())
     }
 
-    /// Finds the file with the last transaction: the one at level 0, where there are several, and
-    /// otherwise the one at the highest level.
-    pub(crate) async fn find(client: &dyn ReplicaClient) -> Result<Option<Newest>, ReplicateError> {
-        let mut newest: Option<FileInfo> = None;
-        for level in Level::ALL {
-            let mut files = client.list(level, Txid::FIRST, Timestamps::Fast).await?;
-            while let Some(file) = files.try_next().await? {
-                let last = |file: &FileInfo| file.id.txids.max();
-                if newest.as_ref().is_none_or(|newest| {
-                    last(newest) < last(&file)
-                        || (newest.id.level == level && last(newest) == last(&file))
-                }) {
-                    newest = Some(file);
-                }
-            }
-        }
-        let Some(info) = newest else {
+    /// Finds the file of `listed` with the last transaction: the one at the lowest level, where
+    /// there are several, and of that level the shortest.
+    pub(crate) async fn find(
+        client: &dyn ReplicaClient,
+        listed: &[FileInfo],
+    ) -> Result<Option<Newest>, ReplicateError> {
+        let newest = listed.iter().max_by_key(|file| {
+            let txids = file.id.txids;
+            (txids.max(), Reverse(file.id.level), txids.min())
+        });
+        let Some(&info) = newest else {
             return Ok(None);
         };
         let header = match read_header(client, info.id).await {

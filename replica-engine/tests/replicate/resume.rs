@@ -1,12 +1,13 @@
 //! What happens while nobody looks: between two runs, and behind the back of one.
 
 use std::fs;
+use std::sync::Arc;
 
-use replica_core::Op;
-use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced};
+use replica_core::{ErrorKind, Op, ReplicaClient};
+use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
 use replica_mock::{MockClient, file};
 
-use crate::support::{Live, raw, stored};
+use crate::support::{Live, raw, restored, stored};
 
 /// A database with some rows, and a replica of it that is up to date; replication has ended.
 async fn replicated(page_size: u32) -> (Live, MockClient) {
@@ -168,23 +169,78 @@ async fn a_replica_whose_newest_file_is_no_raw_one_is_gone_on_with_by_a_snapshot
     assert_eq!(synced.txid.get(), 3);
 }
 
+/// Replicates a replica once more of which some file is lost or damaged, and restores the latest
+/// state as replication found it, and after one more commit.
+async fn check_new_start(mut live: Live, replica: MockClient, reason: SnapshotReason) {
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica.clone());
+    let next = replica
+        .files()
+        .last()
+        .expect("it has files")
+        .txids
+        .max()
+        .get()
+        + 1;
+    insert(&live, 1);
+
+    let (mut replicator, synced) = resumed(&mut live, &replica).await;
+    let first = restored(&client, Target::Latest).await;
+    let state = live.state();
+    insert(&live, 1);
+    let further = live.sync(&mut replicator).await;
+
+    assert_eq!((synced.txid.get(), synced.snapshot), (next, Some(reason)));
+    let files: Vec<_> = synced.files.iter().map(|file| file.id).collect();
+    assert_eq!(files, [file(9, 1..=next), raw(next)]);
+    assert!(first == state, "what was restored is another");
+    assert_eq!((further.txid.get(), further.snapshot), (next + 1, None));
+    let latest = restored(&client, Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
+    drop(replicator);
+    let (_, synced) = resumed(&mut live, &replica).await;
+    assert_eq!((synced.txid.get(), synced.files.len()), (next + 1, 0));
+}
+
 #[tokio::test]
-async fn a_newest_file_that_is_damaged_is_gone_on_with_by_a_snapshot() {
-    for offset in [0, 300] {
-        let (mut live, replica) = replicated(512).await;
-        replica.corrupt(raw(2), stored(&replica, 2).len() - 30 - offset);
-        if offset == 0 {
-            replica.corrupt(raw(2), 50);
-        }
-        insert(&live, 1);
+async fn a_newest_file_that_is_damaged_is_gone_on_with_by_a_new_start() {
+    // In its header, and in its index.
+    for offset in [50, usize::MAX] {
+        let (live, replica) = replicated(512).await;
+        let len = stored(&replica, 2).len();
+        replica.corrupt(raw(2), offset.min(len - 30));
 
-        let mut replicator = live.started(&replica).await;
-        let synced = replicator.sync().await.expect("a sync should succeed");
-
-        assert!(synced.snapshot.is_some(), "{synced:?}");
-        assert_eq!(synced.txid.get(), 3);
-        live.disconnect();
+        check_new_start(live, replica, SnapshotReason::Unreadable).await;
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_is_gone_on_without_by_a_new_start() {
+    for missing in [1, 2] {
+        let (mut live, replica) = replicated(512).await;
+        insert(&live, 1);
+        resumed(&mut live, &replica).await;
+        replica.remove(raw(missing));
+
+        check_new_start(live, replica, SnapshotReason::Incomplete).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_start_that_was_stored_by_half_is_made_once_more() {
+    let (mut live, replica) = replicated(512).await;
+    replica.corrupt(raw(2), 50);
+    insert(&live, 1);
+    let mut replicator = live.started(&replica).await;
+    replica.on(Op::Write).skip(1).fail(ErrorKind::Unavailable);
+
+    replicator.sync().await.expect_err("the store has failed");
+    drop(replicator);
+    let (_, synced) = resumed(&mut live, &replica).await;
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::NoPlace));
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica);
+    let latest = restored(&client, Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
 }
 
 #[tokio::test]
