@@ -189,13 +189,13 @@ impl Replicator {
         let database = run_blocking(move || Database::open(&path)).await??;
         let database = Arc::new(Mutex::new(database));
         let listed = list(&*client, Timestamps::Fast).await?;
-        let newest = Newest::find(&*client, &listed).await?;
+        let newest = Newest::find(&client, &listed).await?;
         let place = match newest {
             None => Err(SnapshotReason::First),
             Some(_) if RestorePlan::new(Target::Latest, &listed).is_err() => {
                 Err(SnapshotReason::Incomplete)
             }
-            Some(newest) => find_place(&newest, &database, &*client).await?,
+            Some(newest) => newest.place(&listed, &database, &client).await?,
         };
         Ok(Replicator {
             client,
@@ -450,18 +450,4 @@ impl Last {
     fn txid(&self) -> Txid {
         self.info.id.txids.max()
     }
-}
-
-async fn find_place(
-    newest: &Newest,
-    database: &Arc<Mutex<Database>>,
-    client: &dyn ReplicaClient,
-) -> Result<Result<Place, SnapshotReason>, ReplicateError> {
-    let (file, held) = (*newest, Arc::clone(database));
-    let claim = match run_blocking(move || file.claim(&lock(&held))).await?? {
-        Ok(claim) => claim,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let has = newest.has(&claim, client).await?;
-    Ok(has.map(|()| claim.place))
 }

@@ -9,6 +9,7 @@ use super::Last;
 use super::decide::{Place, SnapshotReason, Step, decide, has_growth};
 use super::error::ReplicateError;
 use super::pending::{Contents, Pending, lock};
+use super::resume::mark;
 use crate::database::{Database, Frames, Observed};
 use crate::wal::{Chain, Changed};
 
@@ -122,7 +123,9 @@ impl Preparing {
         let txids = TxidRange::single(txid);
         Ok(Pending {
             level: Level::RAW,
-            header: Header::new(page_size, commit.get(), txids, time).with_wal(span),
+            header: Header::new(page_size, commit.get(), txids, time)
+                .with_wal(span)
+                .with_node_id(mark(end)),
             contents,
             changed: Arc::new(changed),
             frames: Arc::new(frames),

@@ -1,25 +1,31 @@
 //! Finds where a replica that was written before stands in the log.
 
 use std::cmp::Reverse;
-use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use ltx::{Header, Index, IndexSearch, Pgno};
-use replica_core::{
-    ByteRange, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp,
-};
+use futures::stream::{self, StreamExt};
+use ltx::{Header, Pgno, Trailer, WalSpan};
+use replica_core::{FileInfo, Level, ReplicaClient, Timestamp};
 
 use super::decide::{Place, SnapshotReason};
+use super::pending::lock;
 use crate::ReplicateError;
-use crate::damage::ReadFailure;
-use crate::database::Database;
+use crate::damage::{Damage, ReadFailure};
+use crate::database::{Database, Frames};
 use crate::listing::read_header;
-use crate::wal::{Chain, Changed, ChangedPage};
+use crate::restore::run_blocking;
+use crate::verify::{Visit, show, verify};
+use crate::wal::{Chain, Changed, HEADER_SIZE};
 
-/// Up to which size a file is read at once, and not only the parts of it that are needed.
-const WHOLE_MAX: u64 = 1024 * 1024;
-/// How many pages of the newest file are compared with the log.
-const COMPARED_MAX: usize = 16;
+/// How many bytes of files are read at most to find out whether it goes on from them.
+const COMPARED_MAX: u64 = 64 * 1024 * 1024;
+/// How many of those bytes are fetched before they are asked for.
+const AHEAD: u64 = 1024 * 1024;
+/// How many files before the newest one are looked at, whether it goes on from them.
+const JOINED_MAX: usize = 256;
+/// How many of their headers are read at a time.
+const HEADERS: usize = 16;
 
 /// The newest file of a replica.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +35,47 @@ pub(crate) struct Newest {
     pub(crate) header: Option<Header>,
 }
 
-/// What of the log should be in the newest file.
+/// The files of level 0 that were made of one log, in their order, the newest one being the last.
+#[derive(Clone, Debug)]
+struct Parts {
+    files: Vec<Part>,
+    /// Whether the first of them begins where the log does.
+    whole: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    info: FileInfo,
+    header: Header,
+    span: WalSpan,
+}
+
+/// What of the log should be in the files that were made of it.
+struct Claim {
+    place: Place,
+    /// Empty where the newest file's mark tells of all of them.
+    compared: Vec<Compared>,
+}
+
+/// One of those files, what should be in it, and whether it is.
 #[derive(Debug)]
-pub(crate) struct Claim {
-    pub(crate) place: Place,
-    /// Some of the pages, as the log has them.
-    pages: Vec<(Pgno, Vec<u8>)>,
+struct Compared {
+    file: FileInfo,
+    changed: Changed,
+    frames: Arc<Frames>,
+    wal: PathBuf,
+    buffer: Vec<u8>,
+    /// How many of the pages that should be there are to come.
+    left: usize,
+    differs: bool,
+    fault: Option<ReplicateError>,
+}
+
+/// What tells the log up to `end`, and so everything that was ever written to it, from any other
+/// one with the same salts. The files' headers have it as the number of the node that has written
+/// them, for which Litestream writes 0 and never asks.
+pub(crate) fn mark(end: &Chain) -> u64 {
+    u64::from_be_bytes(end.checksum().to_bytes())
 }
 
 impl Newest {
@@ -47,7 +88,7 @@ impl Newest {
     /// Finds the file of `listed` with the last transaction: the one at the lowest level, where
     /// there are several, and of that level the shortest.
     pub(crate) async fn find(
-        client: &dyn ReplicaClient,
+        client: &Arc<dyn ReplicaClient>,
         listed: &[FileInfo],
     ) -> Result<Option<Newest>, ReplicateError> {
         let newest = listed.iter().max_by_key(|file| {
@@ -57,7 +98,14 @@ impl Newest {
         let Some(&info) = newest else {
             return Ok(None);
         };
-        let header = match read_header(client, info.id).await {
+        let header = match info.size <= COMPARED_MAX {
+            // What is damaged may be anything, its header too.
+            true => verify(Arc::clone(client), info, AHEAD)
+                .await
+                .map(|sound| sound.header),
+            false => read_header(&**client, info.id).await,
+        };
+        let header = match header {
             Ok(header) => Some(header),
             Err(ReadFailure::Damaged(_)) => None,
             Err(ReadFailure::Store(error)) => return Err(error.into()),
@@ -65,167 +113,227 @@ impl Newest {
         Ok(Some(Newest { info, header }))
     }
 
-    /// Finds the place in the log that the file says it goes up to, and what it must have in that
-    /// case.
-    pub(crate) fn claim(
+    /// Finds the place in the log that the file goes up to, if the log has had the very same content
+    /// up to there. Where the file does not say so by its mark, all files that were made of the log
+    /// are compared with it.
+    pub(crate) async fn place(
         &self,
-        database: &Database,
-    ) -> Result<Result<Claim, SnapshotReason>, ReplicateError> {
-        let Some(header) = &self.header else {
+        listed: &[FileInfo],
+        database: &Arc<Mutex<Database>>,
+        client: &Arc<dyn ReplicaClient>,
+    ) -> Result<Result<Place, SnapshotReason>, ReplicateError> {
+        let Some(header) = self.header else {
             return Ok(Err(SnapshotReason::Unreadable));
         };
         let Some(span) = header.wal().filter(|_| self.info.id.level == Level::RAW) else {
+            return Ok(Err(SnapshotReason::NoPlace));
+        };
+        let newest = Part {
+            info: self.info,
+            header,
+            span,
+        };
+        let parts = match Parts::find(&**client, newest, listed).await? {
+            Ok(parts) => parts,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let held = Arc::clone(database);
+        let claim = match run_blocking(move || parts.claim(&lock(&held))).await?? {
+            Ok(claim) => claim,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        for compared in claim.compared {
+            if let Err(reason) = compared.compare(client).await? {
+                return Ok(Err(reason));
+            }
+        }
+        Ok(Ok(claim.place))
+    }
+}
+
+impl Parts {
+    /// Finds the files before `newest` that were made of the same log. Each must go on where the one
+    /// before ends: where two have written, none does for long.
+    async fn find(
+        client: &dyn ReplicaClient,
+        newest: Part,
+        listed: &[FileInfo],
+    ) -> Result<Result<Parts, SnapshotReason>, ReplicateError> {
+        let mut before: Vec<FileInfo> = (listed.iter().copied())
+            .filter(|file| file.id.level == Level::RAW)
+            .filter(|file| file.id.txids.max() < newest.info.id.txids.min())
+            .collect();
+        before.sort_unstable_by_key(|file| Reverse(file.id.txids.max()));
+        let mut headers = stream::iter(before.into_iter().take(JOINED_MAX))
+            .map(|file| async move { (file, read_header(client, file.id).await) })
+            .buffered(HEADERS);
+        let mut files = vec![newest];
+        let mut first = newest;
+        while !first.begins_the_log() {
+            let Some((info, header)) = headers.next().await else {
+                break;
+            };
+            if info.id.txids.max().next() != Some(first.info.id.txids.min()) {
+                // It was compacted, and deleted then.
+                break;
+            }
+            let header = match header {
+                Ok(header) => header,
+                Err(ReadFailure::Damaged(_)) => return Ok(Err(SnapshotReason::Unreadable)),
+                Err(ReadFailure::Store(error)) => return Err(error.into()),
+            };
+            let joins = |span: &WalSpan| {
+                span.salts() == first.span.salts()
+                    && span.offset().checked_add(span.size()) == Some(first.span.offset())
+            };
+            let Some(span) = header.wal().filter(joins) else {
+                return Ok(Err(SnapshotReason::Incomplete));
+            };
+            first = Part { info, header, span };
+            files.push(first);
+        }
+        files.reverse();
+        let whole = first.begins_the_log();
+        Ok(Ok(Parts { files, whole }))
+    }
+
+    fn size(&self) -> u64 {
+        self.files.iter().map(|part| part.info.size).sum()
+    }
+
+    /// Finds the place in the log that the last file says it goes up to, and what must be in the
+    /// files in that case.
+    fn claim(&self, database: &Database) -> Result<Result<Claim, SnapshotReason>, ReplicateError> {
+        let Some(newest) = self.files.last() else {
             return Ok(Err(SnapshotReason::NoPlace));
         };
         let observed = database.observe()?;
         let Ok(wal) = observed.header else {
             return Ok(Err(SnapshotReason::NewLog));
         };
-        if wal.salts() != span.salts() || wal.page_size() != header.page_size() {
+        if wal.salts() != newest.span.salts() || wal.page_size() != newest.header.page_size() {
             return Ok(Err(SnapshotReason::NewLog));
         }
-        let start = Chain::new(wal);
-        let (Some(first), Some(count)) = (
-            whole_frames(&start, span.offset().checked_sub(start.offset())),
-            whole_frames(&start, Some(span.size())),
-        ) else {
-            return Ok(Err(SnapshotReason::NoPlace));
+        let mut end = Chain::new(wal);
+        let files = match newest.header.node_id() {
+            0 => &self.files,
+            _ => std::slice::from_ref(newest),
         };
-        let Some(last) = first
-            .checked_add(count)
-            .filter(|last| *last <= observed.frames)
-        else {
-            return Ok(Err(SnapshotReason::ShorterLog));
-        };
-        let (before, _) = database.changes(start, first, u64::MAX)?;
-        let before = *before.end();
-        let (changes, frames) = database.changes(before, last, u64::MAX)?;
-        let changed = changes.finish();
-        let ends = (before.frames(), changed.end().frames()) == (first, last);
-        if !ends || changed.commit().map(|commit| commit.get()) != Some(header.commit()) {
-            return Ok(Err(SnapshotReason::OtherLog));
+        let mut changes_of = Vec::with_capacity(files.len());
+        for part in files {
+            let (first, last) = match part.frames(&end) {
+                Some(frames) if frames.1 <= observed.frames => frames,
+                Some(_) => return Ok(Err(SnapshotReason::ShorterLog)),
+                None => return Ok(Err(SnapshotReason::NoPlace)),
+            };
+            let (before, _) = database.changes(end, first, u64::MAX)?;
+            let before = *before.end();
+            let (changes, _) = database.changes(before, last, u64::MAX)?;
+            let changed = changes.finish();
+            let ends = (before.frames(), changed.end().frames()) == (first, last);
+            if !ends || changed.commit().map(|commit| commit.get()) != Some(part.header.commit()) {
+                return Ok(Err(SnapshotReason::OtherLog));
+            }
+            end = *changed.end();
+            changes_of.push((part.info, changed));
         }
-        let pages = some_of(&changed).map(|page| {
-            let mut frame = vec![0; wal.frame_size()];
-            let read = frames.read(page, changed.end(), &mut frame);
-            let read = read.map_err(|fault| fault.at(database.wal_path().to_owned()))?;
-            Ok((page.pgno(), read.to_vec()))
+        match newest.header.node_id() {
+            // Nothing tells what the log was where files of it are no longer there.
+            0 if !self.whole || self.size() > COMPARED_MAX => {
+                return Ok(Err(SnapshotReason::NoPlace));
+            }
+            0 => {}
+            marked if marked == mark(&end) => changes_of.clear(),
+            _ => return Ok(Err(SnapshotReason::OtherLog)),
+        }
+        let (_, frames) = database.changes(end, end.frames(), u64::MAX)?;
+        let frames = Arc::new(frames);
+        let compared = changes_of.into_iter().map(|(file, changed)| Compared {
+            file,
+            buffer: vec![0; wal.frame_size()],
+            left: changed.pages().len(),
+            changed,
+            frames: Arc::clone(&frames),
+            wal: database.wal_path().to_owned(),
+            differs: false,
+            fault: None,
         });
-        let pages = pages.collect::<Result<_, ReplicateError>>()?;
         let place = Place {
-            end: *changed.end(),
-            commit: header.commit(),
+            end,
+            commit: newest.header.commit(),
             complete: false,
             empty: false,
         };
-        Ok(Ok(Claim { place, pages }))
+        Ok(Ok(Claim {
+            place,
+            compared: compared.collect(),
+        }))
+    }
+}
+
+impl Part {
+    /// Whether nothing of the log is before it.
+    fn begins_the_log(&self) -> bool {
+        self.span.offset() == HEADER_SIZE as u64
     }
 
-    /// Whether the file has what `claim` says.
-    pub(crate) async fn has(
-        &self,
-        claim: &Claim,
-        client: &dyn ReplicaClient,
+    /// After how many frames of the log of `chain` it begins, and after how many it ends.
+    fn frames(&self, chain: &Chain) -> Option<(u32, u32)> {
+        let size = chain.header().frame_size() as u64;
+        let whole = |bytes: u64| match bytes % size {
+            0 => u32::try_from(bytes / size).ok(),
+            _ => None,
+        };
+        let first = whole(self.span.offset().checked_sub(HEADER_SIZE as u64)?)?;
+        Some((first, first.checked_add(whole(self.span.size())?)?))
+    }
+}
+
+impl Compared {
+    /// Reads the file to its end, and says whether it has what it should.
+    async fn compare(
+        self,
+        client: &Arc<dyn ReplicaClient>,
     ) -> Result<Result<(), SnapshotReason>, ReplicateError> {
-        match self.compare(claim, client).await {
-            Ok(true) => Ok(Ok(())),
-            Ok(false) => Ok(Err(SnapshotReason::OtherLog)),
-            Err(Unread::Damaged) => Ok(Err(SnapshotReason::Unreadable)),
-            Err(Unread::Store(error)) => match ReadFailure::new(self.info.id, error) {
-                ReadFailure::Damaged(_) => Ok(Err(SnapshotReason::Unreadable)),
-                ReadFailure::Store(error) => Err(error.into()),
+        let file = self.file;
+        match show(Arc::clone(client), file, AHEAD, self).await {
+            Ok((
+                _,
+                Compared {
+                    fault: Some(fault), ..
+                },
+            )) => Err(fault),
+            Ok((_, Compared { differs, left, .. })) => match differs || left > 0 {
+                true => Ok(Err(SnapshotReason::OtherLog)),
+                false => Ok(Ok(())),
             },
+            Err(ReadFailure::Damaged(_)) => Ok(Err(SnapshotReason::Unreadable)),
+            Err(ReadFailure::Store(error)) => Err(error.into()),
         }
     }
+}
 
-    async fn compare(&self, claim: &Claim, client: &dyn ReplicaClient) -> Result<bool, Unread> {
-        let whole = match self.info.size <= WHOLE_MAX {
-            true => Some(client.read(self.info.id, ByteRange::ALL).await?),
-            false => None,
+impl Visit for Compared {
+    fn begin(&mut self, _: Header) -> Result<(), Damage> {
+        Ok(())
+    }
+
+    /// A page that was not changed may be in the file too, where that has the whole database.
+    fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Damage> {
+        let pages = self.changed.pages();
+        let Ok(at) = pages.binary_search_by_key(&pgno, |page| page.pgno()) else {
+            return Ok(());
         };
-        let content = Content {
-            client,
-            file: self.info.id,
-            whole,
-        };
-        let index = content.index(self.info.size).await?;
-        for (pgno, page) in &claim.pages {
-            let Some(record) = index.record(*pgno) else {
-                return Ok(false);
-            };
-            let record = content.read(record).await?;
-            let mut stored = vec![0; page.len()];
-            if index.header().page_size().bytes() != page.len() {
-                return Ok(false);
-            }
-            index.decode(*pgno, &record, &mut stored)?;
-            if stored != *page {
-                return Ok(false);
-            }
+        self.left -= 1;
+        let read = self
+            .frames
+            .read(&pages[at], self.changed.end(), &mut self.buffer);
+        match read {
+            Ok(in_log) => self.differs |= in_log != page,
+            Err(fault) => self.fault = Some(fault.at(self.wal.clone())),
         }
-        Ok(true)
-    }
-}
-
-/// How many frames `bytes` are, where they are whole ones.
-fn whole_frames(chain: &Chain, bytes: Option<u64>) -> Option<u32> {
-    let size = chain.header().frame_size() as u64;
-    let bytes = bytes.filter(|bytes| bytes % size == 0)?;
-    u32::try_from(bytes / size).ok()
-}
-
-/// Pages to compare: the one that was written last, and others from everywhere.
-fn some_of(changed: &Changed) -> impl Iterator<Item = &ChangedPage> {
-    let pages = changed.pages();
-    let every = pages.len().div_ceil(COMPARED_MAX - 1).max(1);
-    let last = pages.iter().max_by_key(|page| page.frame());
-    last.into_iter().chain(pages.iter().step_by(every))
-}
-
-/// The content of a file in a store, of which as little as possible is read.
-struct Content<'a> {
-    client: &'a dyn ReplicaClient,
-    file: FileId,
-    whole: Option<Bytes>,
-}
-
-impl Content<'_> {
-    async fn index(&self, len: u64) -> Result<Index, Unread> {
-        let mut search = IndexSearch::new(len)?;
-        while let Some(range) = search.wants() {
-            search.supply(&self.read(range).await?)?;
-        }
-        search.found().ok_or(Unread::Damaged)
+        Ok(())
     }
 
-    async fn read(&self, range: Range<u64>) -> Result<Bytes, Unread> {
-        let Some(whole) = &self.whole else {
-            return Ok(self.client.read(self.file, range.into()).await?);
-        };
-        let part = usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok());
-        match part {
-            Some((start, end)) if start <= end && end <= whole.len() => Ok(whole.slice(start..end)),
-            _ => Err(Unread::Damaged),
-        }
-    }
-}
-
-/// Why a file's content is not known.
-enum Unread {
-    Damaged,
-    Store(replica_core::Error),
-}
-
-impl From<ltx::Error> for Unread {
-    fn from(_: ltx::Error) -> Unread {
-        Unread::Damaged
-    }
-}
-
-impl From<replica_core::Error> for Unread {
-    fn from(error: replica_core::Error) -> Unread {
-        Unread::Store(error)
-    }
+    fn end(&mut self, _: Trailer) {}
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
+use ltx::{Compression, Encoder, Header, Reader};
 use replica_core::{ErrorKind, Op, ReplicaClient};
 use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
 use replica_mock::{MockClient, file};
 
-use crate::support::{Live, raw, restored, stored};
+use crate::support::{Live, NOW, raw, restored, stored};
 
 /// A database with some rows, and a replica of it that is up to date; replication has ended.
 async fn replicated(page_size: u32) -> (Live, MockClient) {
@@ -124,25 +125,11 @@ async fn an_older_copy_of_the_database_leads_to_a_snapshot() {
     // A power cut with synchronous=NORMAL leaves a database behind its replica in the same way.
     for further in [0, 1, 40] {
         let (mut live, replica) = replicated(512).await;
-        let older = tempfile::tempdir().expect("a temporary folder");
-        let names = ["app.db", "app.db-wal"];
-        let folder = live
-            .path()
-            .parent()
-            .expect("a file is in a folder")
-            .to_owned();
         live.run("PRAGMA wal_autocheckpoint=0");
-        for name in names {
-            fs::copy(folder.join(name), older.path().join(name)).expect("both files are there");
-        }
+        let older = live.copy();
         insert(&live, 20);
         resumed(&mut live, &replica).await;
-        live.disconnect();
-        fs::remove_file(folder.join("app.db-shm")).ok();
-        for name in names {
-            fs::copy(older.path().join(name), folder.join(name)).expect("both files are there");
-        }
-        live.connect();
+        live.replace(&older);
         insert(&live, further);
         let reason = match further {
             40 => SnapshotReason::OtherLog,
@@ -153,11 +140,119 @@ async fn an_older_copy_of_the_database_leads_to_a_snapshot() {
     }
 }
 
+/// Writes one row, and overwrites another one that is in no file with it.
+fn last_file(live: &Live) {
+    live.run("UPDATE t SET b = x'00' WHERE id = 1");
+}
+
+/// A replica of three files, and the database as it has been before its second file, with its log.
+async fn forked() -> (Live, MockClient, tempfile::TempDir) {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    live.run("PRAGMA wal_autocheckpoint=0; INSERT INTO t VALUES(1, 'one', zeroblob(40))");
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    live.run("CREATE TABLE other(a)");
+    live.sync(&mut replicator).await;
+    let older = live.copy();
+    live.run("INSERT INTO other VALUES('this one')");
+    live.sync(&mut replicator).await;
+    last_file(&live);
+    live.sync(&mut replicator).await;
+    (live, replica, older)
+}
+
+#[tokio::test]
+async fn another_history_is_noticed_though_the_newest_file_is_the_same_in_both() {
+    // Both have the same log up to a file before the newest one, and as many frames as that after
+    // it: only the file in between tells them apart, or the mark, where there is one.
+    for is_marked in [true, false] {
+        let (mut live, replica, older) = forked().await;
+        if !is_marked {
+            unmark(&replica);
+        }
+        live.replace(&older);
+        live.run("PRAGMA wal_autocheckpoint=0; INSERT INTO other VALUES('that one')");
+        last_file(&live);
+
+        check(live, replica, Some(SnapshotReason::OtherLog)).await;
+    }
+}
+
+#[tokio::test]
+async fn litestreams_files_are_gone_on_with_where_all_of_the_log_is_in_them() {
+    for missing in [false, true] {
+        let (live, replica, _) = forked().await;
+        unmark(&replica);
+        if missing {
+            // As where it was compacted.
+            let content = stored(&replica, 1);
+            replica.put(file(9, 1..=1), NOW, content);
+            replica.remove(raw(1));
+        }
+        insert(&live, 1);
+        let reason = Some(SnapshotReason::NoPlace).filter(|_| missing);
+
+        let mut replicator = live.started(&replica).await;
+        let synced = replicator.sync().await.expect("a sync should succeed");
+
+        assert_eq!((synced.txid.get(), synced.snapshot), (5, reason));
+    }
+}
+
+#[tokio::test]
+async fn files_that_do_not_go_on_from_each_other_are_gone_on_without() {
+    let (live, replica, _) = forked().await;
+    // Somebody else has written the second file once more.
+    replica.put(
+        raw(2),
+        NOW,
+        with_header(&stored(&replica, 3), |header| {
+            let wal = header.wal().expect("it was made of a log");
+            Header::new(
+                header.page_size(),
+                header.commit(),
+                raw(2).txids,
+                header.timestamp(),
+            )
+            .with_wal(wal)
+        }),
+    );
+
+    check_new_start(live, replica, SnapshotReason::Incomplete).await;
+}
+
+/// Makes all files ones that Litestream could have written.
+fn unmark(replica: &MockClient) {
+    for file in replica.files() {
+        let content = replica.content(file).expect("it is there");
+        replica.put(
+            file,
+            NOW,
+            with_header(&content, |header| header.with_node_id(0)),
+        );
+    }
+}
+
+/// The same pages as in `file` with another header.
+fn with_header(file: &[u8], change: impl FnOnce(Header) -> Header) -> Vec<u8> {
+    let mut reader = Reader::new(file).expect("a stored file has a header");
+    let header = change(*reader.header());
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(header, Compression::Blocks, &mut out);
+    let mut page = vec![0; header.page_size().bytes()];
+    while let Some(pgno) = reader.next_page(&mut page).expect("a stored file is whole") {
+        let added = encoder.page(pgno, &page, &mut out);
+        added.expect("it has the pages of the one before");
+    }
+    encoder.finish(None, &mut out).expect("it has no checksums");
+    out
+}
+
 #[tokio::test]
 async fn a_replica_whose_newest_file_is_no_raw_one_is_gone_on_with_by_a_snapshot() {
     let (live, replica) = replicated(512).await;
     let content = stored(&replica, 2);
-    let time = crate::support::NOW;
+    let time = NOW;
     replica.put(file(1, 2..=2), time, content);
     replica.remove(raw(2));
     insert(&live, 1);
@@ -203,8 +298,8 @@ async fn check_new_start(mut live: Live, replica: MockClient, reason: SnapshotRe
 
 #[tokio::test]
 async fn a_newest_file_that_is_damaged_is_gone_on_with_by_a_new_start() {
-    // In its header, and in its index.
-    for offset in [50, usize::MAX] {
+    // In its header, its pages, and its index.
+    for offset in [0, 13, 50, 700, usize::MAX] {
         let (live, replica) = replicated(512).await;
         let len = stored(&replica, 2).len();
         replica.corrupt(raw(2), offset.min(len - 30));
@@ -256,7 +351,7 @@ async fn a_time_is_never_before_that_of_the_file_before() {
         .expect("it should start");
     let synced = replicator.sync().await.expect("a sync should succeed");
 
-    assert_eq!(synced.files[0].created_at, crate::support::NOW);
+    assert_eq!(synced.files[0].created_at, NOW);
 }
 
 #[tokio::test]

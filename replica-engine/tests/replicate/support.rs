@@ -99,6 +99,29 @@ impl Live {
         self.application = None;
     }
 
+    /// A copy of the database and its log as they are now.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        for file in [self.path(), self.wal()] {
+            // A process that closes the database's file loses the locks of its connections, so
+            // another one does.
+            copy_file(&file, copy.path());
+        }
+        copy
+    }
+
+    /// Puts such a copy back while nobody has the database open but the application, which is
+    /// started anew.
+    pub(crate) fn replace(&mut self, copy: &TempDir) {
+        self.disconnect();
+        std::fs::remove_file(self.folder.path().join("app.db-shm")).ok();
+        for file in [self.path(), self.wal()] {
+            let name = file.file_name().expect("it is a file");
+            std::fs::copy(copy.path().join(name), &file).expect("it was copied");
+        }
+        self.connect();
+    }
+
     /// What the database is now, byte for byte.
     pub(crate) fn state(&self) -> Vec<u8> {
         let copy = tempfile::tempdir().expect("a temporary folder");
