@@ -122,6 +122,19 @@ impl Newest {
         database: &Arc<Mutex<Database>>,
         client: &Arc<dyn ReplicaClient>,
     ) -> Result<Result<Place, SnapshotReason>, ReplicateError> {
+        match self.proven(listed, database, client).await {
+            // It was begun anew while it was being read.
+            Err(ReplicateError::Unsteady { .. }) => Ok(Err(SnapshotReason::NewLog)),
+            place => place,
+        }
+    }
+
+    async fn proven(
+        &self,
+        listed: &[FileInfo],
+        database: &Arc<Mutex<Database>>,
+        client: &Arc<dyn ReplicaClient>,
+    ) -> Result<Result<Place, SnapshotReason>, ReplicateError> {
         let Some(header) = self.header else {
             return Ok(Err(SnapshotReason::Unreadable));
         };
