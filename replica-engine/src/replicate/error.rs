@@ -93,8 +93,8 @@ pub enum ReplicateError {
         /// The replica's.
         replica: PageSize,
     },
-    /// Somebody else writes to the replica too.
-    #[error("{file} was written by somebody else: only one may replicate to one place")]
+    /// Somebody else writes to the replica too, or deletes from it.
+    #[error("{file} was written or deleted by somebody else: only one may replicate to one place")]
     Conflict {
         /// The file.
         file: FileId,

@@ -40,7 +40,7 @@ use schedule::{Past, Schedule, due};
 
 /// How often a file is begun again because the log has changed under it, which happens once.
 const ATTEMPTS_MAX: usize = 4;
-/// How much time passes before the replica is looked at again for files of somebody else.
+/// How much time passes at least before the replica is looked at again for files of somebody else.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What to replicate, and how.
@@ -149,7 +149,10 @@ pub struct Replicator {
     was_in_vain: bool,
     /// The log that the last checkpoint has left to be begun anew.
     recycled: Option<WalHeader>,
-    looked: Instant,
+    /// When the replica was last looked at for files of somebody else.
+    looked: Option<Instant>,
+    /// The files of level 0 that should be there, from the last one of that look on.
+    ours: Vec<FileInfo>,
     stored: Stored,
 }
 
@@ -212,7 +215,10 @@ impl Replicator {
             checkpointed: Instant::now(),
             was_in_vain: false,
             recycled: None,
-            looked: Instant::now(),
+            looked: None,
+            ours: (newest.iter().map(|newest| newest.info))
+                .filter(|file| file.id.level == Level::RAW)
+                .collect(),
             stored: Stored::default(),
         })
     }
@@ -338,7 +344,10 @@ impl Replicator {
         let Some(pending) = self.pending.clone() else {
             return Ok(None);
         };
-        if self.looked.elapsed() >= LOOK_AGAIN {
+        if self
+            .looked
+            .is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN)
+        {
             self.look(&pending).await?;
         }
 
@@ -346,17 +355,14 @@ impl Replicator {
             Ok(stored) => stored,
             Err(error) => {
                 if !matches!(error, ReplicateError::Store(_)) {
-                    // The file could not be made, and so it was not stored.
-                    self.pending = None;
-                    if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
-                        place.complete = false;
-                    }
+                    self.give_up(&pending);
                 }
                 return Err(error);
             }
         };
 
         self.pending = None;
+        self.ours.push(info);
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         self.stored.files += files.len() as u64;
         self.stored.bytes += files.iter().map(|file| file.size).sum::<u64>();
@@ -375,6 +381,19 @@ impl Replicator {
             empty: empty && pending.is_copied(),
         });
         Ok(Some((files, pending.contents.reason())))
+    }
+
+    /// Gives up a file that can't be made. Where it could be before, it may be in the replica by now
+    /// or later on, so its transaction is left to it: restores begin behind it from now on.
+    fn give_up(&mut self, pending: &Pending) {
+        self.pending = None;
+        if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
+            last.info.id = pending.file();
+            last.time = pending.header.timestamp();
+            self.place = Err(SnapshotReason::Incomplete);
+        } else if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
+            place.complete = false;
+        }
     }
 
     /// Stores the file, and before it the one that restores begin with, where it takes one.
@@ -397,23 +416,34 @@ impl Replicator {
         written.map_err(|error| lock(&failure).take().unwrap_or(error.into()))
     }
 
-    /// Looks whether somebody else has written to the replica.
+    /// Looks whether somebody else has written to the replica: whether all that was stored since the
+    /// last look is there as it was stored, but for what was deleted when it was old, and nothing
+    /// else is.
     async fn look(&mut self, pending: &Pending) -> Result<(), ReplicateError> {
-        let from = self
-            .last
-            .map_or(Txid::FIRST, |last| last.info.id.txids.min());
-        let listed = self.client.list_all(Level::RAW, from, Timestamps::Fast);
-        let ours = |file: &FileInfo| match self.last {
-            Some(last) if last.info.id == file.id => last.info.size == file.size,
-            _ => file.id == pending.file(),
+        let from = match (self.ours.first(), self.last) {
+            (Some(first), _) => first.id.txids.min(),
+            // What a file of a higher level was made of may be at level 0 too.
+            (None, Some(last)) => last.txid().next().unwrap_or(last.txid()),
+            (None, None) => Txid::FIRST,
         };
-        match listed.await?.into_iter().find(|file| !ours(file)) {
-            Some(FileInfo { id, .. }) => Err(ReplicateError::Conflict { file: id }),
-            None => {
-                self.looked = Instant::now();
-                Ok(())
+        let listed = self.client.list_all(Level::RAW, from, Timestamps::Fast);
+        let listed = listed.await?;
+        let is_ours = |file: &FileInfo| {
+            let txids = file.id.txids;
+            match self.ours.binary_search_by_key(&txids, |ours| ours.id.txids) {
+                Ok(at) => self.ours[at].size == file.size,
+                Err(_) => file.id == pending.file() && pending.may_be_stored(),
             }
+        };
+        let other = listed.iter().find(|file| !is_ours(file));
+        let newest = self.ours.last();
+        let lost = newest.filter(|newest| listed.iter().all(|file| file.id != newest.id));
+        if let Some(file) = other.or(lost) {
+            return Err(ReplicateError::Conflict { file: file.id });
         }
+        self.looked = Some(Instant::now());
+        self.ours.drain(..self.ours.len().saturating_sub(1));
+        Ok(())
     }
 
     /// Whether the replica has all that was there when `target` was observed.

@@ -1,5 +1,6 @@
 //! A file of a replica that is to be stored: what is in it, and how its bytes come about.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub(crate) struct Pending {
     pub(crate) contents: Contents,
     pub(crate) changed: Arc<Changed>,
     pub(crate) frames: Arc<Frames>,
+    /// Whether all of its bytes were handed to the store some time.
+    pub(crate) handed_on: Arc<AtomicBool>,
 }
 
 /// Which pages a file has.
@@ -81,8 +84,14 @@ impl Pending {
                 txids,
                 header.timestamp(),
             ),
+            handed_on: Arc::default(),
             ..self.clone()
         })
+    }
+
+    /// Whether the replica may have it, because all of its bytes were handed to the store.
+    pub(crate) fn may_be_stored(&self) -> bool {
+        self.handed_on.load(Ordering::Relaxed)
     }
 
     /// Whether the log may have been begun anew since.
@@ -164,6 +173,7 @@ impl Making {
             Contents::Everything(_) => self.everything(&mut output)?,
         };
         if goes_on {
+            self.pending.handed_on.store(true, Ordering::Relaxed);
             output.finish()?;
         }
         Ok(())

@@ -129,6 +129,7 @@ impl Preparing {
             contents,
             changed: Arc::new(changed),
             frames: Arc::new(frames),
+            handed_on: Arc::default(),
         })
     }
 }

@@ -3,12 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use ltx::{Compression, Encoder, Header, Reader};
+use ltx::Header;
 use replica_core::{ErrorKind, Op, ReplicaClient};
 use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
 use replica_mock::{MockClient, file};
 
-use crate::support::{Live, NOW, raw, restored, stored};
+use crate::support::{Live, NOW, raw, restored, stored, with_header};
 
 /// A database with some rows, and a replica of it that is up to date; replication has ended.
 async fn replicated(page_size: u32) -> (Live, MockClient) {
@@ -231,21 +231,6 @@ fn unmark(replica: &MockClient) {
             with_header(&content, |header| header.with_node_id(0)),
         );
     }
-}
-
-/// The same pages as in `file` with another header.
-fn with_header(file: &[u8], change: impl FnOnce(Header) -> Header) -> Vec<u8> {
-    let mut reader = Reader::new(file).expect("a stored file has a header");
-    let header = change(*reader.header());
-    let mut out = Vec::new();
-    let mut encoder = Encoder::new(header, Compression::Blocks, &mut out);
-    let mut page = vec![0; header.page_size().bytes()];
-    while let Some(pgno) = reader.next_page(&mut page).expect("a stored file is whole") {
-        let added = encoder.page(pgno, &page, &mut out);
-        added.expect("it has the pages of the one before");
-    }
-    encoder.finish(None, &mut out).expect("it has no checksums");
-    out
 }
 
 #[tokio::test]

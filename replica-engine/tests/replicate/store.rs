@@ -1,13 +1,17 @@
 //! A store that fails, or is written by somebody else; and a real folder.
 
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ltx::Header;
 use replica_core::{ErrorKind, Op};
-use replica_engine::ReplicateError;
+use replica_engine::{ReplicateError, Replicator, SnapshotReason, Target};
 use replica_file::FileClient;
 use replica_mock::{MockClient, file};
 
-use crate::support::{Live, NOW, raw, stored};
+use crate::support::{Live, NOW, raw, restored, stored, with_header};
 
 #[tokio::test]
 async fn a_folder_keeps_what_restores_to_the_same_bytes() {
@@ -90,23 +94,143 @@ async fn a_store_that_can_not_be_listed_is_not_taken_for_an_empty_one() {
     assert_eq!(replica.count(Op::Write), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn somebody_else_who_writes_to_the_replica_is_noticed() {
-    let (live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    replicator.sync().await.expect("a sync should succeed");
-    let content = stored(&replica, 1);
-    replica.put(file(0, 7..=7), NOW, content);
-    live.run("INSERT INTO t VALUES(1, 'one', zeroblob(3000))");
+/// Commits one more transaction after `pause` and replicates it, which must fail because of what
+/// somebody else has done to the file of `txid`, and change nothing.
+async fn check_conflict(
+    live: &Live,
+    replica: &MockClient,
+    mut replicator: Replicator,
+    pause: Duration,
+    txid: u64,
+) {
+    let content = |file| (file, replica.content(file));
+    let all = || replica.files().into_iter().map(content).collect::<Vec<_>>();
+    let before = all();
+    live.run("INSERT INTO t(a, b) VALUES('one more', zeroblob(3000))");
 
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::advance(pause).await;
     let error = replicator.sync().await.expect_err("a sync should fail");
 
     assert!(
-        matches!(error, ReplicateError::Conflict { file } if file == raw(7)),
+        matches!(error, ReplicateError::Conflict { file } if file == raw(txid)),
         "{error}"
     );
-    assert!(replica.content(raw(2)).is_none());
+    assert!(all() == before, "it has changed the replica");
+}
+
+/// A database and its replica of three files.
+async fn replicating() -> (Live, MockClient, Replicator) {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    for _ in 0..3 {
+        live.run("INSERT INTO t(a, b) VALUES('one', zeroblob(3000))");
+        live.sync(&mut replicator).await;
+    }
+    (live, replica, replicator)
+}
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_who_writes_to_the_replica_is_noticed() {
+    // Further on, over the file before the newest one, and where the next one would go.
+    for txid in [7, 2, 4] {
+        let (live, replica, replicator) = replicating().await;
+        let content = stored(&replica, 1);
+        replica.put(raw(txid), NOW, content);
+
+        check_conflict(&live, &replica, replicator, A_MINUTE, txid).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_who_deletes_from_the_replica_is_noticed() {
+    let (live, replica, replicator) = replicating().await;
+    replica.remove(raw(3));
+
+    check_conflict(&live, &replica, replicator, A_MINUTE, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_is_noticed_before_anything_is_written() {
+    let (live, replica, _) = replicating().await;
+    let replicator = live.started(&replica).await;
+    let content = stored(&replica, 1);
+    replica.put(raw(4), NOW, content);
+
+    check_conflict(&live, &replica, replicator, Duration::ZERO, 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_when_it_was_old_or_stored_in_spite_of_an_error_is_no_conflict() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    replica.remove(raw(2));
+    replica
+        .on(Op::Write)
+        .after_applying()
+        .fail(ErrorKind::Unavailable);
+    live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
+    replicator.sync().await.expect_err("the store has failed");
+    assert!(replica.content(raw(4)).is_some());
+
+    tokio::time::advance(A_MINUTE).await;
+    let synced = live.sync(&mut replicator).await;
+
+    assert_eq!((synced.txid.get(), synced.snapshot), (4, None));
+}
+
+#[tokio::test]
+async fn what_was_compacted_is_no_conflict() {
+    let (mut live, replica, _) = replicating().await;
+    let content = stored(&replica, 3);
+    let compacted = file(1, 2..=3);
+    let merged = with_header(&content, |header| {
+        let (page_size, commit) = (header.page_size(), header.commit());
+        Header::new(page_size, commit, compacted.txids, header.timestamp())
+    });
+    replica.put(compacted, NOW, merged);
+    replica.remove(raw(3));
+
+    let mut replicator = live.started(&replica).await;
+    let synced = live.sync(&mut replicator).await;
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::NoPlace));
+}
+
+#[tokio::test]
+async fn a_file_that_may_be_in_the_replica_is_not_made_with_other_content() {
+    // The store has said that it has failed, and the log was overwritten then.
+    let (live, replica, mut replicator) = replicating().await;
+    replica
+        .on(Op::Write)
+        .after_applying()
+        .fail(ErrorKind::Unavailable);
+    live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
+    replicator.sync().await.expect_err("the store has failed");
+    let content = stored(&replica, 4);
+    let log = std::fs::read(live.wal()).expect("the log is there");
+    let mut damaged = log.clone();
+    if let Some(byte) = damaged.iter_mut().last() {
+        *byte ^= 1;
+    }
+    overwrite(&live.wal(), &damaged);
+    replicator.sync().await.expect_err("the log is damaged");
+    overwrite(&live.wal(), &log);
+
+    let synced = replicator.sync().await.expect("the log is whole again");
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::Incomplete));
+    assert_eq!(synced.txid.get(), 5);
+    assert_eq!(stored(&replica, 4), content);
+    let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
+}
+
+/// Writes to a file that others have open, and leaves it the same file.
+fn overwrite(path: &Path, content: &[u8]) {
+    let file = std::fs::File::options().write(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(content));
+    written.expect("a file can be written");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ltx::{Compression, Encoder, Header, Reader};
 use replica_core::{FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
 use replica_engine::{
     ReplicateError, ReplicateOptions, Replicator, RestoreOptions, Synced, Target, restore,
@@ -185,6 +186,21 @@ pub(crate) fn raw(number: u64) -> FileId {
 pub(crate) fn stored(replica: &MockClient, number: u64) -> Bytes {
     let content = replica.content(raw(number));
     content.expect("the transaction should be stored")
+}
+
+/// The same pages as in `file` with another header.
+pub(crate) fn with_header(file: &[u8], change: impl FnOnce(Header) -> Header) -> Vec<u8> {
+    let mut reader = Reader::new(file).expect("a stored file has a header");
+    let header = change(*reader.header());
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(header, Compression::Blocks, &mut out);
+    let mut page = vec![0; header.page_size().bytes()];
+    while let Some(pgno) = reader.next_page(&mut page).expect("a stored file is whole") {
+        let added = encoder.page(pgno, &page, &mut out);
+        added.expect("it has the pages of the one before");
+    }
+    encoder.finish(None, &mut out).expect("it has no checksums");
+    out
 }
 
 fn txid(number: u64) -> Txid {
