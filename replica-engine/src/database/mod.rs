@@ -6,7 +6,7 @@ mod frames;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -60,8 +60,17 @@ const READ_SIZE: usize = 256 * 1024;
 pub(crate) struct Database {
     path: PathBuf,
     wal: PathBuf,
+    /// The files beside the database when it was opened.
+    beside: [(PathBuf, Option<Identity>); 2],
     holding: Connection,
     free: Connection,
+}
+
+/// Which file of the system one is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
 }
 
 /// What the log is at some moment.
@@ -102,12 +111,22 @@ impl Database {
             path: path.to_owned(),
             source,
         })?;
-        let mut wal = resolved.clone().into_os_string();
-        wal.push("-wal");
+        let beside = |suffix| {
+            let mut path = resolved.clone().into_os_string();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        let wal = beside("-wal");
         hold(&holding).map_err(sqlite)?;
+        let identified = |path: PathBuf| match Identity::of(&path) {
+            Ok(identity) => Ok((path, identity)),
+            Err(error) => Err(error),
+        };
+        let beside = [identified(wal.clone())?, identified(beside("-shm"))?];
         Ok(Database {
             path: resolved,
-            wal: wal.into(),
+            wal,
+            beside,
             holding,
             free,
         })
@@ -127,6 +146,14 @@ impl Database {
         if file::has_moved(&self.holding).map_err(|source| self.failed("look for", source))? {
             let path = self.path.clone();
             return Err(ReplicateError::Replaced { path });
+        }
+        for (path, opened) in &self.beside {
+            if Identity::of(path)? != *opened {
+                // Whoever opens the database from now on writes to another log, and sees none of
+                // the locks of those who have it open.
+                let path = path.clone();
+                return Err(ReplicateError::Replaced { path });
+            }
         }
         for _ in 0..LOOKS_MAX {
             let header = self.wal_header()?;
@@ -406,6 +433,23 @@ impl Database {
 
     fn failed(&self, action: &'static str, source: rusqlite::Error) -> ReplicateError {
         ReplicateError::sqlite(action, &self.path, source)
+    }
+}
+
+impl Identity {
+    /// The one of the file at `path`, or `None` where there is none.
+    fn of(path: &Path) -> Result<Option<Identity>, ReplicateError> {
+        match std::fs::metadata(path) {
+            Ok(found) => Ok(Some(Identity {
+                device: found.dev(),
+                inode: found.ino(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => {
+                let path = path.to_owned();
+                Err(ReplicateError::Read { path, source })
+            }
+        }
     }
 }
 

@@ -76,10 +76,11 @@ pub enum ReplicateError {
         /// The log.
         path: PathBuf,
     },
-    /// The database was renamed, deleted or replaced while it was open.
-    #[error("{} is no longer the database that was opened", path.display())]
+    /// The database, or one of the two files beside it, was renamed, deleted or replaced while it
+    /// was open. Once that was put right it can be opened anew.
+    #[error("{} is no longer the file that was opened", path.display())]
     Replaced {
-        /// Where it was.
+        /// Where the file was.
         path: PathBuf,
     },
     /// The database's pages have another size than those in the replica, which can't be mixed.

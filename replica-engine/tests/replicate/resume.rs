@@ -399,6 +399,31 @@ async fn a_database_that_was_replaced_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_log_or_its_index_that_was_replaced_is_noticed() {
+    // Applications that are started afterwards write to another log, and hold none that we see.
+    for suffix in ["-wal", "-shm"] {
+        for is_made_anew in [false, true] {
+            let (mut live, replica) = (Live::new(512), MockClient::new());
+            let mut replicator = live.started(&replica).await;
+            live.sync(&mut replicator).await;
+            let file = live.path().with_extension(format!("db{suffix}"));
+            fs::rename(&file, file.with_extension("old")).expect("it is there");
+            if is_made_anew {
+                fs::write(&file, "").expect("a file can be written");
+            }
+
+            let error = replicator.sync().await.expect_err("a sync should fail");
+
+            assert!(
+                matches!(&error, ReplicateError::Replaced { path } if path.ends_with(file.file_name().expect("it is a file"))),
+                "{error}"
+            );
+            assert!(error.is_lasting());
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_database_is_told_at_once() {
     let live = Live::new(512);
     let folder = tempfile::tempdir().expect("a temporary folder");
