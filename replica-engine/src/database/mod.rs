@@ -177,7 +177,9 @@ impl Database {
         } = self.observe()?;
         if frames == backfilled {
             self.free
-                .execute(BUMP, ())
+                // Whatever the application deletes.
+                .execute_batch(TABLES)
+                .and_then(|()| self.free.execute(BUMP, ()))
                 .map_err(|source| self.failed("write to", source))?;
         }
         Ok(())
@@ -474,11 +476,16 @@ fn connect(path: &Path) -> Result<Connection, ReplicateError> {
     Ok(connection)
 }
 
-/// Begins a read transaction.
+/// Begins a read transaction, or none where it fails.
 fn hold(connection: &Connection) -> rusqlite::Result<()> {
-    // A transaction begins with the first read.
     connection.execute_batch("BEGIN")?;
-    connection.query_row("SELECT count(*) FROM _litestream_seq", (), |_| Ok(()))
+    // A transaction begins with the first read: until then nothing is held.
+    let read = "SELECT EXISTS(SELECT 1 FROM sqlite_schema)";
+    let begun = connection.query_row(read, (), |_| Ok(()));
+    if begun.is_err() {
+        end(connection).ok();
+    }
+    begun
 }
 
 /// Ends the transaction of `connection`, where it is in one.
@@ -501,4 +508,50 @@ fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
         }
     }
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_that_has_failed_is_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let open = || Connection::open(&path).expect("a database in a temporary folder");
+        let (writer, reader) = (open(), open());
+        let locked = writer.execute_batch("CREATE TABLE t(a); BEGIN EXCLUSIVE");
+        locked.expect("nobody else has it");
+        reader.busy_timeout(Duration::ZERO).expect("a connection");
+
+        hold(&reader).expect_err("it is locked");
+
+        assert!(reader.is_autocommit());
+        writer.execute_batch("COMMIT").expect("it can end");
+        hold(&reader).expect("nobody writes any more");
+        assert!(!reader.is_autocommit());
+    }
+
+    #[test]
+    fn a_log_is_pinned_though_the_application_has_deleted_the_table_for_that() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        let made = application.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+        let mut database = Database::open(&path).expect("it is a database");
+        let dropped = application.execute_batch("DROP TABLE _litestream_seq");
+        dropped.expect("the table is there");
+        database.hand_over().expect("nobody is in the way");
+        database.backfill().expect("nobody is in the way");
+        let before = database.observe().expect("the log can be read");
+        assert_eq!(before.frames, before.backfilled);
+
+        database
+            .pin()
+            .expect("a pin needs nothing that others delete");
+
+        let after = database.observe().expect("the log can be read");
+        assert!(after.frames > after.backfilled, "{after:?}");
+    }
 }

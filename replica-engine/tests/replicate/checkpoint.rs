@@ -93,6 +93,24 @@ async fn what_a_checkpoint_has_copied_is_stored_though_the_store_fails_meanwhile
 }
 
 #[tokio::test]
+async fn an_application_that_deletes_the_tables_of_ours_loses_nothing() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    live.run("DROP TABLE _litestream_seq; DROP TABLE _litestream_lock");
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        insert(&live);
+        live.sync(&mut replicator).await;
+
+        let done = checkpoint(&mut replicator, how).await;
+        insert(&live);
+        let synced = live.sync(&mut replicator).await;
+
+        assert!(done.is_some_and(|done| done.recycled), "{how:?}: {done:?}");
+        assert_eq!(synced.snapshot, None, "{how:?}");
+    }
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
 async fn a_process_that_is_killed_after_a_checkpoint_leads_to_a_snapshot() {
     let (mut live, replica, mut replicator) = replicating().await;
     insert(&live);
