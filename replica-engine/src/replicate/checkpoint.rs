@@ -176,10 +176,12 @@ impl Preparing {
             },
             false => None,
         };
+        // A log without frames was begun anew, and nothing was committed to it since.
+        let is_empty = observed.frames == 0 && self.place.is_ok_and(|place| place.complete);
         Ok(Done {
             checkpointed,
-            complete: has_all,
-            empty: false,
+            complete: has_all || is_empty,
+            empty: is_empty,
             recycled: None,
             pending: pending.filter(|_| has_all),
         })

@@ -111,6 +111,24 @@ async fn an_application_that_deletes_the_tables_of_ours_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_of_a_log_that_was_emptied_meanwhile_leads_to_no_snapshot() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        checkpoint(&mut replicator, how).await;
+        live.sync(&mut replicator).await;
+        live.run("PRAGMA wal_checkpoint(TRUNCATE)");
+
+        checkpoint(&mut replicator, how).await;
+        let first = live.sync(&mut replicator).await;
+        insert(&live);
+        let synced = live.sync(&mut replicator).await;
+
+        assert_eq!((first.snapshot, synced.snapshot), (None, None), "{how:?}");
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_is_killed_after_a_checkpoint_leads_to_a_snapshot() {
     let (mut live, replica, mut replicator) = replicating().await;
     insert(&live);
