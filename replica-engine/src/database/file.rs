@@ -21,12 +21,9 @@ pub(super) fn read(connection: &Connection, offset: u64, out: &mut [u8]) -> Resu
     let (Ok(offset), Ok(len)) = (i64::try_from(offset), c_int::try_from(out.len())) else {
         return Err(misuse());
     };
-    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
-    file_control(connection, ffi::SQLITE_FCNTL_FILE_POINTER, &mut file)?;
-    // SAFETY: SQLite has set `file` to the open file of the connection's main database, which it
-    // owns for as long as the connection is open, which it is while it is borrowed. A connection is
-    // not `Sync`, so no other thread uses that file meanwhile. A file that is not open has no
-    // methods. `xRead` writes at most `len` bytes to `out`, which has as many.
+    let file = pointer(connection)?;
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods. `xRead`
+    // writes at most `len` bytes to `out`, which has as many.
     let code = unsafe {
         let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
         let x_read = methods.and_then(|methods| methods.xRead);
@@ -38,6 +35,31 @@ pub(super) fn read(connection: &Connection, offset: u64, out: &mut [u8]) -> Resu
         ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ => Ok(()),
         code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
     }
+}
+
+/// Writes to the disk what was written to `connection`'s database file, by whomever.
+pub(super) fn sync(connection: &Connection) -> Result<()> {
+    let file = pointer(connection)?;
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods.
+    let code = unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_sync = methods.and_then(|methods| methods.xSync);
+        let x_sync = x_sync.ok_or_else(misuse)?;
+        x_sync(file, ffi::SQLITE_SYNC_NORMAL)
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// The open file of `connection`'s main database. SQLite owns it for as long as the connection is
+/// open, which it is while it is borrowed; and a connection is not `Sync`, so no other thread uses
+/// that file meanwhile.
+fn pointer(connection: &Connection) -> Result<*mut ffi::sqlite3_file> {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    file_control(connection, ffi::SQLITE_FCNTL_FILE_POINTER, &mut file)?;
+    Ok(file)
 }
 
 /// Whether `connection`'s database is no longer the file of its path: it was renamed, deleted or
@@ -103,6 +125,16 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
 
         assert!(read(&connection, u64::MAX, &mut [0; 8]).is_err());
+    }
+
+    #[test]
+    fn a_file_is_synced_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("a.db")).unwrap();
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+
+        assert_eq!(sync(&connection), Ok(()));
+        assert!(sync(&Connection::open_in_memory().unwrap()).is_err());
     }
 
     #[test]

@@ -250,6 +250,11 @@ impl Database {
         self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)")
     }
 
+    /// Sees to it that what was copied to the database file is on the disk.
+    pub(crate) fn sync_file(&self) -> Result<(), ReplicateError> {
+        file::sync(&self.free).map_err(|source| self.failed("sync", source))
+    }
+
     /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
     /// reading or writing it at this very moment: this waits for nobody.
     pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {

@@ -12,6 +12,8 @@ const LOCKED_MAX: u64 = 1024 * 1024;
 /// How many frames of it are copied to the database file at most while nobody can write: as many as
 /// SQLite itself copies by default in the middle of a commit.
 const BACKFILLED_MAX: u32 = 1000;
+/// How many bytes those may have.
+const BACKFILLED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// How many bytes of it are copied at most before that.
 const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 /// How often the log is looked at before nobody can write.
@@ -26,8 +28,9 @@ pub enum Checkpoint {
     /// In nobody's way. The log is begun anew where nobody is writing at that moment.
     Gentle,
     /// Takes the write lock for as long as it takes to copy what was written just before, at most
-    /// 1 MiB to memory and 1,000 pages to the database file. The log is begun anew even where somebody writes all the time; an application's
-    /// long reader still prevents it.
+    /// 1 MiB to memory, and 1,000 pages or 8 MiB to the database file, and to write that to the
+    /// disk. The log is begun anew even where somebody writes all the time; an application's long
+    /// reader still prevents it.
     Firm,
 }
 
@@ -100,6 +103,8 @@ impl Preparing {
     fn firm(&self, database: &mut Database, place: &Place) -> Result<Done, ReplicateError> {
         database.hand_over()?;
         database.backfill()?;
+        // SQLite does that only once it has copied all of the log, which is while nobody can write.
+        database.sync_file()?;
         let ahead = match self.copy_ahead(database) {
             // It was begun anew meanwhile, and holds still once nobody can write.
             Err(ReplicateError::Unsteady { .. }) => None,
@@ -165,7 +170,10 @@ impl Preparing {
             observed.header == Ok(*end.header()) && observed.frames == end.frames()
         });
         let left = observed.frames.saturating_sub(observed.backfilled);
-        let checkpointed = match has_all && left <= BACKFILLED_MAX {
+        let page_size = end.map_or(0, |end| end.header().page_size().get());
+        let is_little = left <= BACKFILLED_MAX
+            && u64::from(left) * u64::from(page_size) <= BACKFILLED_BYTES_MAX;
+        let checkpointed = match has_all && is_little {
             true => match database.backfill()? {
                 Backfill::Done { frames, backfilled } => Some(Checkpointed {
                     frames,

@@ -247,7 +247,7 @@ async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short(
     let (mut live, replica) = (Live::new(4096), MockClient::new());
     live.run("PRAGMA wal_autocheckpoint=0");
     let mut options = live.options();
-    options.wal_max = 1024 * 1024;
+    options.wal_max = 4 * 1024 * 1024;
     options.checkpoint_pages = 50;
     let wal_max = options.wal_max;
     let client = Arc::new(replica.clone());
