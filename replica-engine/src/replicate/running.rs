@@ -84,6 +84,7 @@ impl Replicator {
             tell,
             events: events.clone(),
             interrupted: None,
+            checkpoint_from: None,
         };
         Replication {
             wanted,
@@ -183,6 +184,8 @@ struct Running {
     events: broadcast::Sender<Event>,
     /// Since when nothing has succeeded.
     interrupted: Option<Instant>,
+    /// When to checkpoint again after that has failed.
+    checkpoint_from: Option<Instant>,
 }
 
 impl Running {
@@ -193,17 +196,23 @@ impl Running {
             // What is written from here on is looked at once more.
             self.watch.forget();
             let (begun, now) = (Instant::now(), (self.replicator.options.clock)());
-            let Some(stepped) = self.step(is_last).await else {
+            let quiet = self.looks.is_quiet();
+            let Some(synced) = self.sync().await else {
                 break None;
             };
-            match stepped {
+            match synced {
                 Ok(stored) => {
                     self.looks.looked(begun, stored);
                     self.succeeded(now, wanted, is_last);
                     if is_last {
+                        // What a checkpoint copies to memory would be lost.
                         break None;
                     }
-                    self.rest().await;
+                    match self.checkpoint(now, quiet).await {
+                        Some(Ok(())) => self.rest().await,
+                        Some(Err(error)) => break Some(error),
+                        None => break None,
+                    }
                 }
                 Err(error) => {
                     let error = Arc::new(error);
@@ -225,30 +234,20 @@ impl Running {
         self.events.send(Event::Ended(error)).ok();
     }
 
-    /// Stores what is committed, looks after the log unless it is the last time, and says whether
-    /// something was stored; `None` where there is no time left.
-    async fn step(&mut self, is_last: bool) -> Option<Result<bool, ReplicateError>> {
+    /// Stores what is committed, and says whether that was anything; `None` where there is no time
+    /// left.
+    async fn sync(&mut self) -> Option<Result<bool, ReplicateError>> {
         let before = self.replicator.stored;
-        let quiet = self.looks.is_quiet();
         let Running {
             replicator, stops, ..
         } = self;
-        let work = async {
-            let synced = replicator.sync().await?;
-            let checkpointed = match is_last {
-                // What it copies to memory would be lost.
-                true => None,
-                false => replicator.upkeep(quiet).await?,
-            };
-            Ok((synced.snapshot, checkpointed))
-        };
-        let worked = within(stops, work).await;
+        let synced = within(stops, replicator.sync()).await;
 
         let after = self.replicator.stored;
         let stored = after.files > before.files;
         if let (true, Some(last)) = (stored, self.replicator.last) {
-            let snapshot = match &worked {
-                Some(Ok((snapshot, _))) => *snapshot,
+            let snapshot = match &synced {
+                Some(Ok(synced)) => synced.snapshot,
                 _ => None,
             };
             self.tell(Event::Stored {
@@ -258,22 +257,69 @@ impl Running {
                 snapshot,
             });
         }
-        if let Some(Ok((_, Some(checkpointed)))) = &worked {
-            self.tell(Event::Checkpointed(*checkpointed));
+        self.note().await;
+        synced.map(|synced| synced.map(|_| stored))
+    }
+
+    /// Checkpoints, if it is time to; `None` where there is no time left. Where it fails the replica
+    /// has everything all the same, so only an error that lasts is one here.
+    async fn checkpoint(
+        &mut self,
+        now: Timestamp,
+        quiet: bool,
+    ) -> Option<Result<(), Arc<ReplicateError>>> {
+        if self
+            .checkpoint_from
+            .is_some_and(|from| Instant::now() < from)
+        {
+            return Some(Ok(()));
         }
+        let Running {
+            replicator, stops, ..
+        } = self;
+        match within(stops, replicator.upkeep(quiet)).await? {
+            Ok(None) => {}
+            Ok(Some(checkpointed)) => {
+                self.checkpoint_from = None;
+                self.tell
+                    .send_modify(|progress| progress.status.checkpoint_trouble = None);
+                self.tell(Event::Checkpointed(checkpointed));
+                self.note().await;
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let mut attempts = 1;
+                self.tell.send_modify(|progress| {
+                    let trouble = &mut progress.status.checkpoint_trouble;
+                    attempts = one_more(trouble, now, &error);
+                });
+                if attempts == 1 {
+                    self.tell(Event::CheckpointFailed(Arc::clone(&error)));
+                }
+                if error.is_lasting() {
+                    return Some(Err(error));
+                }
+                self.checkpoint_from = Some(Instant::now() + pause(attempts));
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Notes what was stored until now, and how long the log is.
+    async fn note(&mut self) {
         let wal = self.wal.clone();
         let wal_bytes = run_blocking(move || std::fs::metadata(wal)).await;
         let wal_bytes = wal_bytes.map_or(0, |found| found.map_or(0, |metadata| metadata.len()));
+        let stored = self.replicator.stored;
         self.tell.send_if_modified(|progress| {
             let status = &mut progress.status;
-            let changed = stored || status.wal_bytes != wal_bytes;
+            let changed = status.files != stored.files || status.wal_bytes != wal_bytes;
             status.wal_bytes = wal_bytes;
             status.txid = self.replicator.last.map(|last| last.txid());
-            status.files = after.files;
-            status.bytes = after.bytes;
+            status.files = stored.files;
+            status.bytes = stored.bytes;
             changed
         });
-        worked.map(|worked| worked.map(|_| stored))
     }
 
     /// Waits until there is a reason to look at the log.
@@ -322,15 +368,7 @@ impl Running {
     fn failed(&mut self, now: Timestamp, error: &Arc<ReplicateError>) -> Duration {
         let mut attempts = 1;
         self.tell.send_modify(|progress| {
-            let before = progress.status.trouble.take();
-            attempts = before
-                .as_ref()
-                .map_or(1, |before| before.attempts.saturating_add(1));
-            progress.status.trouble = Some(Trouble {
-                error: Arc::clone(error),
-                since: before.map_or(now, |before| before.since),
-                attempts,
-            });
+            attempts = one_more(&mut progress.status.trouble, now, error);
         });
         if self.interrupted.is_none() {
             self.interrupted = Some(Instant::now());
@@ -343,6 +381,20 @@ impl Running {
     fn tell(&self, event: Event) {
         self.events.send(event).ok();
     }
+}
+
+/// Notes that there was `error` at `now`, and says how often that was in a row.
+fn one_more(trouble: &mut Option<Trouble>, now: Timestamp, error: &Arc<ReplicateError>) -> u32 {
+    let (since, attempts) = match trouble {
+        Some(before) => (before.since, before.attempts.saturating_add(1)),
+        None => (now, 1),
+    };
+    *trouble = Some(Trouble {
+        error: Arc::clone(error),
+        since,
+        attempts,
+    });
+    attempts
 }
 
 /// Waits for `work`, but once it is to end no longer than it may.

@@ -25,6 +25,8 @@ pub struct Status {
     pub wal_bytes: u64,
     /// What is wrong at present.
     pub trouble: Option<Trouble>,
+    /// Why the log is not checkpointed, so that it grows, though what is committed is stored.
+    pub checkpoint_trouble: Option<Trouble>,
     /// Whether it has ended: nothing is replicated any more.
     pub ended: bool,
 }
@@ -58,6 +60,9 @@ pub enum Event {
     },
     /// The log was checkpointed.
     Checkpointed(Checkpointed),
+    /// It could not be checkpointed, which is tried again; what is committed is stored all the same.
+    /// It is not told again until it has succeeded.
+    CheckpointFailed(Arc<ReplicateError>),
     /// Something failed, and is tried again until it succeeds, which is told by one
     /// [`Resumed`](Event::Resumed) and nothing in between.
     Interrupted(Arc<ReplicateError>),

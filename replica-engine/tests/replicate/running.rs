@@ -203,6 +203,39 @@ async fn whatever_the_store_does_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_fails_hides_no_sync_that_has_succeeded() {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let mut options = live.options();
+    options.checkpoint_pages = 1;
+    let replicator = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = replicator.expect("it should start").start();
+    let mut events = replication.events();
+    // Until then it may checkpoint before it syncs.
+    while !matches!(next(&mut events).await, Event::Checkpointed(done) if done.recycled) {}
+
+    // Nobody else can read such a schema, as a checkpoint must.
+    live.run(
+        "PRAGMA writable_schema=ON; BEGIN; PRAGMA schema_version=1000; \
+         INSERT INTO sqlite_schema VALUES('table', 'x', 'x', 3, 'CREATE nothing'); COMMIT",
+    );
+    let then = [
+        next_but_checkpoints(&mut events).await,
+        next_but_checkpoints(&mut events).await,
+    ];
+
+    let [Event::Stored { .. }, Event::CheckpointFailed(_)] = &then else {
+        panic!("{then:?}");
+    };
+    let trouble = replication.status().checkpoint_trouble;
+    assert!(trouble.is_some_and(|trouble| trouble.since == NOW));
+    live.run("DELETE FROM sqlite_schema WHERE name = 'x'; PRAGMA schema_version=1001");
+    while !matches!(next(&mut events).await, Event::Checkpointed(_)) {}
+    assert!(replication.status().checkpoint_trouble.is_none());
+    synced(&replication).await;
+    assert_restorable(&live, &replica).await;
+}
+
+#[tokio::test]
 async fn a_database_that_was_replaced_ends_it() {
     let (live, _replica, replication) = running().await;
     let mut events = replication.events();
