@@ -46,13 +46,14 @@ impl RestorePlan {
             files: furthest(&eligible),
         };
         let reached = plan.files.last().map(|file| file.id.txids.max());
-        let whole = |reached| eligible.iter().all(|file| file.id.txids.max() <= reached);
+        let newest = eligible.iter().map(|file| file.id.txids.max()).max();
+        let whole = |reached| newest.is_none_or(|newest| newest <= reached);
         let done = match (target, reached) {
             (_, None) => false,
             (Target::Latest, Some(reached)) => whole(reached),
             (Target::Txid(txid), Some(reached)) => reached == txid,
             (Target::Time(time), Some(reached)) => {
-                (whole(reached) || is_followed(reached, listed))
+                (whole(reached) || is_followed(reached, newest, listed))
                     && listed.iter().any(|file| file.created_at >= time)
             }
         };
@@ -105,10 +106,12 @@ fn can_apply(file: &FileInfo) -> bool {
 }
 
 /// Whether one of `files` has taken the place of those with the transaction after `reached`, as a
-/// compaction does, and not a snapshot.
-fn is_followed(reached: Txid, files: &[FileInfo]) -> bool {
+/// compaction does, and not a snapshot. It has those up to `newest` too, unless times are wrong:
+/// then that one is older than one of the transactions before it.
+fn is_followed(reached: Txid, newest: Option<Txid>, files: &[FileInfo]) -> bool {
     let next = |file: &FileInfo| {
-        file.id.txids.min().get() - 1 <= reached.get() && reached < file.id.txids.max()
+        let (min, max) = (file.id.txids.min(), file.id.txids.max());
+        min.get() - 1 <= reached.get() && reached < max && newest <= Some(max)
     };
     files
         .iter()

@@ -161,7 +161,9 @@ proptest! {
             Target::Time(_) => last_reachable
                 .filter(|last| last_listed == Some(*last) || files.iter().any(|file| file.id.level != Level::SNAPSHOT && {
                     let txids = file.id.txids;
+                    // Times that contradict each other are no compaction's.
                     (txids.min().get()..=txids.max().get()).contains(&(last + 1))
+                        && last_listed <= Some(txids.max().get())
                 })),
             Target::Latest => last_listed,
         };
@@ -206,6 +208,23 @@ fn a_time_before_a_compaction_is_no_gap_while_some_of_its_inputs_are_kept() {
     let plan = RestorePlan::new(Target::Time(Timestamp::from_millis(15_500)), &files).unwrap();
 
     assert_eq!(plan.txid(), txid(10));
+}
+
+/// The clock was far ahead when the second file was made. A restore to a time after it was right again
+/// gave the first file's state, though a later one had been made: a file that is too new for the time
+/// passed for one that holds what follows, whatever it holds.
+#[test]
+fn a_time_that_others_contradict_closes_no_gap() {
+    let files = [
+        file(0, 1, 1, 1_000),
+        file(0, 2, 2, 9_000),
+        file(0, 3, 3, 3_000),
+    ];
+
+    let plan = RestorePlan::new(Target::Time(Timestamp::from_millis(4_000)), &files);
+
+    let (after, next) = (txid(1), files[2].id);
+    assert_eq!(plan.unwrap_err(), PlanError::Gap { after, next });
 }
 
 /// A snapshot was taken for such a compaction. It takes nothing's place, so what only it has is

@@ -119,6 +119,10 @@ pub struct Synced {
     pub files: Vec<FileInfo>,
     /// Why one of them is the whole database, where one is.
     pub snapshot: Option<SnapshotReason>,
+    /// By how much the time of one of them is before that of the file before it, where it is: the
+    /// clock has been wrong then, or it is now. States from the time in between can't be restored by
+    /// their time.
+    pub clock_back: Option<Duration>,
 }
 
 /// A live database and the replica that it is copied to.
@@ -151,6 +155,8 @@ pub struct Replicator {
     recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
+    /// By how much the files' times go back where one was stored that nobody was told of yet.
+    clock_back: Option<Duration>,
     /// The files of level 0 that should be there, from the last one of that look on.
     ours: Vec<FileInfo>,
     stored: Stored,
@@ -216,6 +222,7 @@ impl Replicator {
             was_in_vain: false,
             recycled: None,
             looked: None,
+            clock_back: None,
             ours: (newest.iter().map(|newest| newest.info))
                 .filter(|file| file.id.level == Level::RAW)
                 .collect(),
@@ -264,6 +271,7 @@ impl Replicator {
             txid: self.last.map_or(Txid::FIRST, |last| last.txid()),
             files,
             snapshot,
+            clock_back: self.clock_back.take(),
         })
     }
 
@@ -366,9 +374,14 @@ impl Replicator {
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         self.stored.files += files.len() as u64;
         self.stored.bytes += files.iter().map(|file| file.size).sum::<u64>();
+        let time = pending.header.timestamp();
+        if let Some(last) = self.last.filter(|last| time < last.time) {
+            let back = last.time.as_millis().abs_diff(time.as_millis());
+            self.clock_back = Some(Duration::from_millis(back));
+        }
         self.last = Some(Last {
             info,
-            time: pending.header.timestamp(),
+            time,
             page_size: Some(pending.header.page_size()),
         });
         let (complete, empty) = self

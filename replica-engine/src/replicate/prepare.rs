@@ -13,6 +13,9 @@ use super::resume::mark;
 use crate::database::{Database, Frames, Observed};
 use crate::wal::{Chain, Changed};
 
+/// By how much a clock may go back without that being seen in the times of files, which ascend.
+const CLOCK_STEP_MAX: i64 = 60_000;
+
 /// What it takes to say what the next file holds.
 pub(crate) struct Preparing {
     pub(crate) database: Arc<Mutex<Database>>,
@@ -119,7 +122,9 @@ impl Preparing {
                 replica,
             });
         }
-        let time = self.last.map_or(self.now, |last| last.time.max(self.now));
+        let time = self
+            .last
+            .map_or(self.now, |last| time_after(last.time, self.now));
         let txids = TxidRange::single(txid);
         Ok(Pending {
             level: Level::RAW,
@@ -131,5 +136,14 @@ impl Preparing {
             frames: Arc::new(frames),
             handed_on: Arc::default(),
         })
+    }
+}
+
+/// The time of a file that is made at `now` after one of the time `before`. One that is much later
+/// than `now` is wrong, and is not kept on with: every state from then on would have it.
+fn time_after(before: Timestamp, now: Timestamp) -> Timestamp {
+    match before.as_millis().saturating_sub(now.as_millis()) {
+        0..=CLOCK_STEP_MAX => before,
+        _ => now,
     }
 }

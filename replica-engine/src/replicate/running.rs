@@ -13,12 +13,12 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::Replicator;
 use super::error::ReplicateError;
 use super::looks::Looks;
 use super::pending::lock;
 use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
+use super::{Replicator, Synced};
 use crate::restore::run_blocking;
 
 /// How many events are kept for whoever does not take them at once.
@@ -256,6 +256,13 @@ impl Running {
                 bytes: after.bytes - before.bytes,
                 snapshot,
             });
+        }
+        if let Some(Ok(Synced {
+            clock_back: Some(by),
+            ..
+        })) = &synced
+        {
+            self.tell(Event::ClockBack { by: *by });
         }
         self.note().await;
         synced.map(|synced| synced.map(|_| stored))

@@ -58,6 +58,12 @@ pub enum Event {
         /// Why one of them is the whole database, where one is.
         snapshot: Option<SnapshotReason>,
     },
+    /// The clock says a much earlier time than it did when the file before was made. Either was
+    /// wrong, so states from the time in between can't be restored by their time.
+    ClockBack {
+        /// By how much.
+        by: Duration,
+    },
     /// The log was checkpointed.
     Checkpointed(Checkpointed),
     /// It could not be checkpointed, which is tried again; what is committed is stored all the same.

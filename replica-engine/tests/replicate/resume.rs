@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ltx::Header;
-use replica_core::{ErrorKind, Op, ReplicaClient};
-use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
+use replica_core::{ErrorKind, Op, ReplicaClient, Timestamp};
+use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target, plan};
 use replica_mock::{MockClient, file};
 
 use crate::support::{Live, NOW, raw, restored, stored, with_header};
@@ -323,20 +324,48 @@ async fn a_new_start_that_was_stored_by_half_is_made_once_more() {
     assert!(latest == live.state(), "what was restored is another");
 }
 
-#[tokio::test]
-async fn a_time_is_never_before_that_of_the_file_before() {
-    let (live, replica) = replicated(512).await;
-    insert(&live, 1);
+/// Replicates once more while the clock says `now`.
+async fn synced_at(live: &mut Live, replica: &MockClient, now: Timestamp) -> Synced {
+    insert(live, 1);
     let mut options = live.options();
-    options.clock = std::sync::Arc::new(|| replica_core::Timestamp::EPOCH);
+    options.clock = Arc::new(move || now);
+    let replicator = Replicator::open(Arc::new(replica.clone()), options).await;
+    live.sync(&mut replicator.expect("it should start")).await
+}
 
-    let client = std::sync::Arc::new(replica.clone());
-    let mut replicator = Replicator::open(client, options)
-        .await
-        .expect("it should start");
-    let synced = replicator.sync().await.expect("a sync should succeed");
+fn after(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(NOW.as_millis() + seconds * 1000)
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_a_little_is_waited_for() {
+    let (mut live, replica) = replicated(512).await;
+
+    let synced = synced_at(&mut live, &replica, after(-60)).await;
 
     assert_eq!(synced.files[0].created_at, NOW);
+    assert_eq!(synced.clock_back, None);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_far_ahead_is_told_and_no_state_is_silently_older_for_that() {
+    let (mut live, replica) = replicated(512).await;
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica.clone());
+    let a_day = 24 * 3600;
+
+    let ahead = synced_at(&mut live, &replica, after(a_day)).await;
+    let right = synced_at(&mut live, &replica, after(100)).await;
+    let further = synced_at(&mut live, &replica, after(200)).await;
+
+    assert_eq!(ahead.clock_back, None);
+    assert_eq!(right.files[0].created_at, after(100));
+    let back = Duration::from_secs(a_day.unsigned_abs() - 100);
+    assert_eq!((right.clock_back, further.clock_back), (Some(back), None));
+    let in_between = plan(&*client, Target::Time(after(150))).await;
+    in_between.expect_err("nothing says when the file before was made");
+    let before = plan(&*client, Target::Time(after(50))).await;
+    let before = before.expect("all times before are right");
+    assert_eq!(before.txid().get(), 2);
 }
 
 #[tokio::test]

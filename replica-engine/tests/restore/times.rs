@@ -159,9 +159,17 @@ async fn a_header_that_contradicts_the_listing_anywhere_is_noticed() {
         replica.put(made.id, listed, made.encode());
     }
 
-    let (restored, _) = restored(&replica, Target::Time(at(3_500))).await.unwrap();
+    let error = restored(&replica, Target::Time(at(3_500)))
+        .await
+        .unwrap_err();
 
-    assert_eq!(restored.txid, txid(1));
+    // By their headers the third is older than that, and the second, without which it can't be
+    // restored, is not.
+    let (after, next) = (txid(1), file(0, 3..=3));
+    match error {
+        RestoreError::Plan(error) => assert_eq!(error, PlanError::Gap { after, next }),
+        error => panic!("{error}"),
+    }
 }
 
 /// [`small`] with the second and third transaction also in a file of level 1, after a copy that
