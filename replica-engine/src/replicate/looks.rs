@@ -10,6 +10,9 @@ const SOON: Duration = Duration::from_millis(1);
 /// For how long nothing must have been committed until it is quiet.
 const QUIET: Duration = Duration::from_millis(16);
 
+/// Thirty years, which can be added to any time.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// When a log is looked at: as soon as it was written, but not more often than once in a window;
 /// then again and again, each time after twice the time, up to the interval of polling.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +48,18 @@ impl Looks {
             self.stored = Some(begun);
             self.pause = SOON;
         } else {
-            self.pause = (self.pause * 2).clamp(SOON, self.poll.max(SOON));
+            self.pause = self
+                .pause
+                .saturating_mul(2)
+                .clamp(SOON, self.poll.max(SOON));
         }
     }
 
     /// When to look next.
     pub(crate) fn next(&self) -> Instant {
-        let next = self.looked + self.pause;
+        let next = later(self.looked, self.pause);
         match self.stored {
-            Some(stored) => next.max(stored + self.window),
+            Some(stored) => next.max(later(stored, self.window)),
             None => next,
         }
     }
@@ -62,6 +68,11 @@ impl Looks {
     pub(crate) fn is_quiet(&self) -> bool {
         self.pause >= QUIET.min(self.poll)
     }
+}
+
+/// The moment that is `pause` after `instant`, or one that nobody lives to see.
+pub(crate) fn later(instant: Instant, pause: Duration) -> Instant {
+    instant.checked_add(pause).unwrap_or(instant + FOREVER)
 }
 
 #[cfg(test)]
@@ -111,6 +122,19 @@ mod tests {
         looks.written();
 
         assert_eq!(looks.next(), now + MS(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_that_never_come_are_waited_for() {
+        let now = Instant::now();
+        let mut looks = Looks::new(Duration::MAX, Duration::MAX, now);
+        for _ in 0..200 {
+            looks.looked(now, false);
+        }
+        assert!(looks.next() > now + MS(u64::from(u32::MAX)));
+
+        looks.looked(now, true);
+        assert!(looks.next() > now + MS(u64::from(u32::MAX)));
     }
 
     #[tokio::test(start_paused = true)]

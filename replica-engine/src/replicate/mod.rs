@@ -44,6 +44,18 @@ const ATTEMPTS_MAX: usize = 4;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What to replicate, and how.
+///
+/// What an application meets while its database is replicated:
+///
+/// - The write lock is taken for some milliseconds now and then. So connections that write should
+///   have a `busy_timeout`, and a transaction that reads first and writes then should be begun with
+///   `BEGIN IMMEDIATE`: SQLite refuses to let one write that has read before others have written,
+///   whatever the timeout.
+/// - Its own checkpoints with `FULL`, `RESTART` and `TRUNCATE` wait for the hold on the log, for as
+///   long as its `busy_timeout`, and are busy then. `PASSIVE` ones and automatic ones copy what
+///   they may. None is needed.
+/// - `VACUUM` works and is replicated as one transaction. Another `journal_mode` can't be set.
+/// - Two small tables are added, with the names that Litestream gives them.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ReplicateOptions {
@@ -234,7 +246,8 @@ impl Replicator {
     ///
     /// What the store has acknowledged survives whatever happens here. After an error, and where
     /// the future is dropped, call it again: it goes on where it was. A store that fails is not
-    /// tried again by this: give it a client that does.
+    /// tried again by this, but by a [`Replication`]; whoever calls this alone gives it a client
+    /// that tries again.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::ReplicateError;
-use super::looks::Looks;
+use super::looks::{Looks, later};
 use super::pending::lock;
 use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
@@ -52,7 +52,9 @@ struct Progress {
 
 impl Replicator {
     /// Replicates from now on: what is committed is stored within milliseconds, the log is kept
-    /// short, and what fails is tried again until it succeeds, each second at least.
+    /// short, and what fails is tried again until it succeeds, each second at least. So the client
+    /// should hardly try again by itself, for some seconds at most: an outage is told of only once a
+    /// write has failed. It should give up a write that makes no progress.
     ///
     /// On Linux the kernel tells when the log is written; elsewhere, and where it does not, the log
     /// is looked at as often as the options say.
@@ -145,7 +147,8 @@ impl Replication {
     ///
     /// Where the future is dropped it ends at once.
     pub async fn shut_down(mut self, deadline: Duration) -> Ended {
-        self.stop.send_replace(Some(Instant::now() + deadline));
+        self.stop
+            .send_replace(Some(later(Instant::now(), deadline)));
         if let Err(error) = (&mut self.task).await
             && let Ok(panic) = error.try_into_panic()
         {

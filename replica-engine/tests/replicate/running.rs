@@ -288,6 +288,17 @@ async fn a_shutdown_stores_what_was_committed() {
     assert_eq!(synced.snapshot, None);
 }
 
+#[tokio::test]
+async fn a_shutdown_may_take_forever() {
+    let (live, replica, replication) = running().await;
+    insert(&live);
+
+    let ended = replication.shut_down(Duration::MAX).await;
+
+    assert!(ended.complete);
+    assert_restorable(&live, &replica).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_take_longer_than_it_may() {
     for hangs in [true, false] {
