@@ -45,7 +45,12 @@ async fn play(page_size: u32, steps: Vec<Step>) {
     let mut reader = None;
     // A log that is begun anew twice before anything is written to it is not gone on with.
     let mut may_be_missed = true;
-    for step in steps.into_iter().chain([Step::Resume, Step::Sync]) {
+    // Whether anything has happened since the newest file that the next start may not know of.
+    let mut is_disturbed = true;
+    let begin = [Step::Resume, Step::Sync];
+    let steps = begin.iter().cloned().chain(steps).chain(begin.clone());
+    for step in steps {
+        is_disturbed |= !matches!(step, Step::Sync | Step::Resume | Step::Stop | Step::Read);
         match step {
             Step::Change(change) => {
                 may_be_missed |= matches!(change, Change::Checkpoint("TRUNCATE"));
@@ -56,6 +61,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
                     let synced = live.sync(replicator).await;
                     assert!(may_be_missed || synced.snapshot.is_none(), "{synced:?}");
                     may_be_missed = false;
+                    is_disturbed &= synced.files.is_empty();
                 }
             }
             Step::Checkpoint(how) => {
@@ -72,7 +78,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
             Step::Resume => {
                 drop(running.take());
                 running = Some(live.started(&replica).await);
-                may_be_missed = true;
+                may_be_missed |= is_disturbed;
             }
             Step::Restart => {
                 reader = None;

@@ -333,12 +333,50 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_log_that_ends_somewhere(bytes: Vec<u8>) {
-        if let Ok(header) = WalHeader::parse(&bytes) {
+    fn a_log_ends_where_its_first_damaged_byte_is(
+        frames in prop::collection::vec((1u32..9, any::<u8>(), 0u32..3), 1..12),
+        at in any::<prop::sample::Index>(),
+        change in 1u8..,
+        cut in any::<prop::sample::Index>(),
+        rest: Vec<u8>,
+        big_endian: bool,
+    ) {
+        let order = if big_endian { ByteOrder::Big } else { ByteOrder::Little };
+        let header = header(order);
+        let mut bytes = wal(header, &frames);
+        let at = HEADER_SIZE + at.index(bytes.len() - HEADER_SIZE);
+        let cut = HEADER_SIZE + cut.index(bytes.len() - HEADER_SIZE + 1);
+        bytes[at] ^= change;
+        bytes.truncate(cut);
+        let whole = (at.min(cut) - HEADER_SIZE) / header.frame_size();
+        bytes.extend(rest);
+
+        let (changes, _) = collect(&bytes, Chain::new(header));
+
+        prop_assert_eq!(changes.next().frames() as usize, whole);
+        let committed = frames[..whole].iter().rposition(|(_, _, commit)| *commit > 0);
+        prop_assert_eq!(changes.end().frames() as usize, committed.map_or(0, |last| last + 1));
+    }
+
+    #[test]
+    fn any_bytes_are_a_header_that_encodes_to_them_or_none(
+        bytes in prop::collection::vec(any::<u8>(), 0..40),
+        fields: [u32; 3],
+        page_size in any_page_size(),
+        is_one: bool,
+    ) {
+        let [sequence, salts @ ..] = fields;
+        let page_size = PageSize::new(page_size).expect("it is one");
+        let bytes = match is_one {
+            true => WalHeader::new(ByteOrder::Big, page_size, sequence, salts).encode().to_vec(),
+            false => bytes,
+        };
+
+        let parsed = WalHeader::parse(&bytes);
+
+        prop_assert!(!is_one || parsed.is_ok());
+        if let Ok(header) = parsed {
             prop_assert_eq!(&header.encode()[..], &bytes[..HEADER_SIZE]);
         }
-        let chain = Chain::new(header(ByteOrder::Little));
-        let (changes, _) = collect(&bytes, chain);
-        prop_assert!(changes.finish().pages().is_empty());
     }
 }
