@@ -197,6 +197,24 @@ async fn an_application_that_keeps_the_write_lock_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_reads_first_may_write_though_its_log_is_replicated_meanwhile() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        let later = connect(&live.path());
+        insert(&live);
+        run(&later, "PRAGMA busy_timeout=5000; BEGIN; SELECT * FROM t");
+
+        live.sync(&mut replicator).await;
+        checkpoint(&mut replicator, how).await;
+        run(&later, "INSERT INTO t(a) VALUES('later'); COMMIT");
+
+        drop(later);
+        assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
 async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
     let mut options = live.options();
