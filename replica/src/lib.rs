@@ -1,4 +1,69 @@
-//! SQLite replication for applications: open a replica by its URL, restore databases from it.
+//! SQLite replication for applications: keep a replica of a live database, and bring it back.
+//!
+//! # Replicate
+//!
+//! A [`Replicator`] knows one database and its replica. Once it is started it is a [`Replication`],
+//! which runs in the background until it is shut down: there is no side process.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let database = folder.path().join("app.db");
+//! # rusqlite::Connection::open(&database)?.execute_batch("CREATE TABLE t(a)")?;
+//! # let url = &format!("file://{}", folder.path().join("replica").display());
+//! use std::time::Duration;
+//!
+//! use futures::StreamExt;
+//! use replica::{Event, ReplicateOptions, Replicator};
+//!
+//! // Open: the URL first, such as file:///backups/app, and then the database, such as app.db.
+//! let client = replica::open_to_replicate(url)?;
+//! let options = ReplicateOptions::new(&database, replica::now);
+//! let replicator = Replicator::open(client, options).await?;
+//!
+//! // Start. From here on what is committed is stored within milliseconds.
+//! let replication = replicator.start();
+//!
+//! // Sync and wait, before a deploy or in a test: everything committed until now is stored.
+//! let txid = replication.sync().await?;
+//!
+//! // What it is at, for a health check. An outage of the store is in here while it lasts.
+//! let status = replication.status();
+//! assert_eq!(status.txid, Some(txid));
+//! assert!(status.trouble.is_none());
+//!
+//! // What happens, for a log.
+//! let mut events = replication.events();
+//! # let logged =
+//! tokio::spawn(async move {
+//!     while let Some(event) = events.next().await {
+//!         match event {
+//!             Event::Interrupted(error) => eprintln!("replication is interrupted: {error}"),
+//!             Event::Resumed { after, .. } => eprintln!("replication goes on, {after:?} later"),
+//!             Event::Ended(Some(error)) => eprintln!("replication has ended: {error}"),
+//!             _ => {}
+//!         }
+//!     }
+//! });
+//!
+//! // Shut down: what is committed is stored first, if that takes no longer than this.
+//! let ended = replication.shut_down(Duration::from_secs(30)).await;
+//! assert!(ended.complete);
+//! # logged.await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An application writes to its database as ever, through connections of its own, and leaves the
+//! checkpoints to replication: `PRAGMA wal_autocheckpoint=0` spares its writers the attempts. It
+//! should set a `busy_timeout`. There must be one replication to a replica, and one of a database.
+//!
+//! What fails is tried again for as long as it takes ([`Event::Interrupted`], and then
+//! [`Event::Resumed`]), unless it lasts: [`ReplicateError::is_lasting`]. What the application does
+//! about that is its own policy: go on and report itself as degraded, or end.
+//!
+//! # Restore
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,6 +81,7 @@
 //! [`ReplicaClient`] with the [canonical layers](stack()) around it, for [`restore`], [`plan`],
 //! [`check`], or your own use. A client of your own works as well.
 
+mod clock;
 mod config;
 mod location;
 mod open;
@@ -23,19 +89,21 @@ mod stack;
 
 pub use ltx;
 
+pub use clock::now;
 pub use config::{Config, ConfigError, Expand};
 pub use location::{Location, LocationError, Missing, S3Location, SftpLocation};
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_to_replicate};
 pub use replica_core::{
     Body, ByteRange, ByteStream, Capabilities, Error, ErrorKind, FileId, FileInfo, FileStream,
     Level, ReplicaClient, Result, Timestamp, Timestamps, Txid, TxidRange,
 };
 pub use replica_engine::{
-    CheckProgress, Checked, Damage, Existing, Fault, Finding, Integrity, PlanError, Progress,
-    RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, Target, check, plan,
-    restore,
+    CheckProgress, Checked, Checkpoint, Checkpointed, Damage, Ended, Event, Existing, Fault,
+    Finding, Integrity, PlanError, Progress, ReplicateError, ReplicateOptions, Replication,
+    Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, SnapshotReason,
+    Status, Synced, Target, Trouble, check, plan, restore,
 };
-pub use stack::stack;
+pub use stack::{stack, stack_to_replicate};
 
 /// The README's examples are compiled, and those that can be are run.
 #[cfg(doctest)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use replica_core::ReplicaClient;
 use replica_file::FileClient;
 
-use crate::{Location, LocationError};
+use crate::{Location, LocationError, stack_to_replicate};
 
 /// Opens the replica at `url`: `s3://bucket/prefix`, `sftp://user@host/path`,
 /// `file:///path/to/replica`, or the path of a folder. [`Location`] says more.
@@ -28,6 +28,16 @@ use crate::{Location, LocationError};
 /// the URL.
 pub fn open(url: &str) -> Result<Arc<dyn ReplicaClient>, OpenError> {
     url.parse::<Location>()?.open()
+}
+
+/// Opens the replica at `url`, as [`open`] does, for a [`Replicator`](crate::Replicator) that is
+/// started: with the layers of [`stack_to_replicate`](crate::stack_to_replicate).
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_to_replicate(url: &str) -> Result<Arc<dyn ReplicaClient>, OpenError> {
+    Ok(stack_to_replicate(url.parse::<Location>()?.client()?))
 }
 
 /// A replica that could not be opened, for a reason that no waiting mends. Shows no secret.

@@ -1,6 +1,8 @@
 //! The canonical order of layers.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use replica_core::ReplicaClient;
 use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
@@ -21,14 +23,37 @@ use replica_layers::{Backoff, Retry, Timeout, TimeoutSettings};
 /// A write to a bucket or an SFTP server is limited by its client, which sees what moves on the
 /// line: however long a file takes over a slow one, it is not given up while it gets on.
 pub fn stack(client: Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient> {
-    let sees_its_line = matches!(client.scheme(), "s3" | "sftp");
-    let mut client = Timeout::new(client, TimeoutSettings::default());
-    if sees_its_line {
-        client = client.leaving_writes_to_the_client();
-    }
-    let client = Retry::new(client, Backoff::default());
-    Arc::new(client)
+    Arc::new(Retry::new(limited(client), Backoff::default()))
 }
+
+/// `client` with the layers around it that a [`Replication`](crate::Replication) wants: those of
+/// [`stack()`], but for the patience.
+///
+/// A replication tries again by itself for as long as it takes, and says so. A layer that waits out
+/// an outage of minutes would keep it from saying so, and from being back at once. So `Retry` is for
+/// what passes within two seconds or so, which nobody needs to hear of.
+pub fn stack_to_replicate(client: Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient> {
+    Arc::new(Retry::new(limited(client), BRIEF))
+}
+
+/// `client` with limits on how long it may take.
+fn limited(client: Arc<dyn ReplicaClient>) -> Timeout<Arc<dyn ReplicaClient>> {
+    let sees_its_line = matches!(client.scheme(), "s3" | "sftp");
+    let client = Timeout::new(client, TimeoutSettings::default());
+    match sees_its_line {
+        true => client.leaving_writes_to_the_client(),
+        false => client,
+    }
+}
+
+/// Three attempts within two seconds.
+const BRIEF: Backoff = Backoff {
+    attempts: NonZeroU32::new(3).expect("three is not zero"),
+    pause_min: Duration::from_millis(100),
+    pause_max: Duration::from_millis(500),
+    total: Duration::from_secs(2),
+    seed: None,
+};
 
 #[cfg(test)]
 mod tests {
@@ -39,8 +64,7 @@ mod tests {
         Op, Result, Timestamp, Timestamps, Txid, async_trait,
     };
     use replica_mock::{MockClient, file};
-    use std::time::Duration;
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     /// A mock that says it is a client of another store.
     #[derive(Debug)]
@@ -125,5 +149,22 @@ mod tests {
             Some(ErrorKind::PermissionDenied)
         );
         assert_eq!(mock.count(Op::List), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replication_hears_of_an_outage_soon_and_of_a_stumble_not_at_all() {
+        let mock = MockClient::new();
+        let client = stack_to_replicate(Arc::new(mock.clone()));
+        let list = || client.list(Level::RAW, Txid::FIRST, Timestamps::Fast);
+
+        mock.fail_next(Op::List, ErrorKind::Unavailable);
+        let stumbled = list().await.map(drop);
+        mock.on(Op::List).times(100).fail(ErrorKind::Unavailable);
+        let begun = Instant::now();
+        let away = list().await.err();
+
+        assert!(stumbled.is_ok());
+        assert_eq!(away.map(|error| error.kind()), Some(ErrorKind::Unavailable));
+        assert!(begun.elapsed() < Duration::from_secs(2));
     }
 }
