@@ -36,7 +36,8 @@ pub struct Replication {
     /// When to give up what is not done, once it is to end.
     stop: watch::Sender<Option<Instant>>,
     progress: watch::Receiver<Progress>,
-    events: broadcast::Sender<Event>,
+    /// Not another sender, so that the stream of events ends with the task, however that ends.
+    events: broadcast::WeakSender<Event>,
     task: JoinHandle<()>,
 }
 
@@ -74,6 +75,7 @@ impl Replicator {
             ..Progress::default()
         });
         let (events, _) = broadcast::channel(EVENTS_MAX);
+        let told = events.downgrade();
         let wal = lock(&self.database).wal_path().to_owned();
         let now = Instant::now();
         let running = Running {
@@ -84,15 +86,15 @@ impl Replicator {
             wants,
             stops,
             tell,
-            events: events.clone(),
             interrupted: None,
             checkpoint_from: None,
+            events,
         };
         Replication {
             wanted,
             stop,
             progress,
-            events,
+            events: told,
             task: tokio::spawn(running.run()),
         }
     }
@@ -130,7 +132,10 @@ impl Replication {
 
     /// What happens from now on. The stream ends when the replication has.
     pub fn events(&self) -> BoxStream<'static, Event> {
-        let receiver = self.events.subscribe();
+        let Some(events) = self.events.upgrade() else {
+            return stream::empty().boxed();
+        };
+        let receiver = events.subscribe();
         stream::unfold(receiver, |mut receiver| async {
             match receiver.recv().await {
                 Ok(event) => Some((event, receiver)),

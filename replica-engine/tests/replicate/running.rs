@@ -254,7 +254,12 @@ async fn a_database_that_was_replaced_ends_it() {
     );
     let ended = next(&mut events).await;
     assert!(matches!(ended, Event::Ended(Some(_))), "{ended:?}");
+    // The stream did not end for as long as the replication was held.
+    let after = timeout(LONG, events.next()).await;
+    assert!(matches!(after, Ok(None)), "{after:?}");
     assert!(replication.status().ended);
+    let after = timeout(LONG, replication.events().next()).await;
+    assert!(matches!(after, Ok(None)), "{after:?}");
     replication.sync().await.expect_err("it has ended");
     let ended = replication.shut_down(LONG).await;
     assert!(!ended.complete && ended.status.trouble.is_some());
