@@ -90,7 +90,7 @@ mod stack;
 pub use ltx;
 
 pub use clock::now;
-pub use config::{Config, ConfigError, Expand};
+pub use config::{Config, ConfigError, Expand, Replicated};
 pub use location::{Location, LocationError, Missing, S3Location, SftpLocation};
 pub use open::{OpenError, open, open_to_replicate};
 pub use replica_core::{

@@ -1,6 +1,7 @@
-//! Litestream's configuration file, as far as finding a database's replica needs it.
+//! Litestream's configuration file: which databases there are, and how they are replicated.
 
 mod expand;
+mod replicated;
 mod yaml;
 
 use std::ffi::OsString;
@@ -11,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::location::{Parameters, Secret};
 use crate::{Location, LocationError, S3Location, SftpLocation};
 
+pub use replicated::Replicated;
+
 /// Which database is replicated where: the `dbs` of a Litestream configuration file.
 ///
 /// ```yaml
@@ -20,13 +23,13 @@ use crate::{Location, LocationError, S3Location, SftpLocation};
 ///       url: file:///var/backups/app
 /// ```
 ///
-/// Keys that a restore does not need are passed over. A database's settings are judged when its
-/// replica is asked for, so that a database whose store this build can't open is not in the way
-/// of the others.
+/// Keys that are of no use here are passed over. A database's settings are judged when its replica
+/// is asked for, so that a database whose store this build can't open is not in the way of the
+/// others.
 #[derive(Debug)]
 pub struct Config {
     path: PathBuf,
-    databases: Vec<yaml::Database>,
+    document: yaml::Document,
     /// What holds for every replica that says nothing else.
     defaults: yaml::Replica,
 }
@@ -65,9 +68,9 @@ impl Config {
             Expand::Nothing => text,
         };
         match yaml::parse(expanded) {
-            Ok((databases, defaults)) => Ok(Config {
+            Ok((document, defaults)) => Ok(Config {
                 path,
-                databases,
+                document,
                 defaults,
             }),
             Err(position) => Err(ConfigError::new(path, Fault::Yaml(position))),
@@ -78,7 +81,7 @@ impl Config {
     /// for the home folder.
     pub fn replica_of(&self, database: impl AsRef<Path>) -> Result<Location, ConfigError> {
         let wanted = absolute(database.as_ref());
-        self.databases
+        self.entries()
             .iter()
             .find(|database| {
                 database
@@ -87,11 +90,19 @@ impl Config {
                     .is_some_and(|path| absolute(path) == wanted)
             })
             .ok_or(Fault::NoSuchDatabase)
-            .and_then(|database| replica(database, &self.defaults))
-            .map_err(|fault| ConfigError {
-                database: Some(wanted),
-                ..ConfigError::new(self.path.clone(), fault)
-            })
+            .and_then(|database| location(&replica(database, &self.defaults)?))
+            .map_err(|fault| self.error_about(Some(wanted), fault))
+    }
+
+    fn entries(&self) -> &[yaml::Database] {
+        self.document.dbs.as_deref().unwrap_or_default()
+    }
+
+    fn error_about(&self, database: Option<PathBuf>, fault: Fault) -> ConfigError {
+        ConfigError {
+            database,
+            ..ConfigError::new(self.path.clone(), fault)
+        }
     }
 }
 
@@ -114,6 +125,15 @@ enum Fault {
     Missing(&'static str),
     UrlAnd(&'static str),
     Location(LocationError),
+    NoDatabase,
+    Unnamed,
+    Folder,
+    Repeated,
+    SameReplica(PathBuf),
+    Value {
+        name: &'static str,
+        form: &'static str,
+    },
 }
 
 impl ConfigError {
@@ -171,6 +191,22 @@ impl fmt::Display for Fault {
                 return write!(f, "the replica has both a url and a {what}: leave one");
             }
             Fault::Location(_) => "the replica can't be opened",
+            Fault::NoDatabase => "the configuration has no databases",
+            Fault::Unnamed => "a database has no path",
+            Fault::Folder => {
+                "a folder of databases (dir) can't be replicated yet: name each database by its path"
+            }
+            Fault::Repeated => "the database is there twice: leave one",
+            Fault::SameReplica(other) => {
+                return write!(
+                    f,
+                    "its replica is that of {} too: each needs a place of its own",
+                    other.display()
+                );
+            }
+            Fault::Value { name, form } => {
+                return write!(f, "the value of {name} is not what it should be: {form}");
+            }
         };
         f.write_str(fault)
     }
@@ -207,14 +243,18 @@ fn environment(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// The scheme of a `url` decides; without one the `type` does, and without that it is a file.
-fn replica(database: &yaml::Database, defaults: &yaml::Replica) -> Result<Location, Fault> {
+/// The one replica of a database, with what holds for all.
+fn replica(database: &yaml::Database, defaults: &yaml::Replica) -> Result<yaml::Replica, Fault> {
     let replica = match (&database.replica, database.replicas.as_deref()) {
         (Some(replica), None | Some([])) | (None, Some([replica])) => replica,
         (None, None | Some([])) => return Err(Fault::NoReplica),
         _ => return Err(Fault::SeveralReplicas),
     };
-    let replica = replica.clone().or(defaults);
+    Ok(replica.clone().or(defaults))
+}
+
+/// The scheme of a `url` decides; without one the `type` does, and without that it is a file.
+fn location(replica: &yaml::Replica) -> Result<Location, Fault> {
     let url = filled(&replica.url);
     if url.is_some() && filled(&replica.path).is_some() {
         return Err(Fault::UrlAnd("path"));
@@ -226,14 +266,14 @@ fn replica(database: &yaml::Database, defaults: &yaml::Replica) -> Result<Locati
                 let path = filled(&replica.path).ok_or(Fault::NoPath)?;
                 Location::Folder(absolute(path))
             }
-            Some("s3") => Location::S3(Box::new(bucket(&replica)?)),
-            Some("sftp") => Location::Sftp(Box::new(server(&replica)?)),
+            Some("s3") => Location::S3(Box::new(bucket(replica)?)),
+            Some("sftp") => Location::Sftp(Box::new(server(replica)?)),
             Some(kind) => return Err(Fault::Location(LocationError::no_client(kind))),
         },
     };
     match named {
-        Location::S3(location) => configured_s3(*location, &replica),
-        Location::Sftp(location) => configured_sftp(*location, &replica),
+        Location::S3(location) => configured_s3(*location, replica),
+        Location::Sftp(location) => configured_sftp(*location, replica),
         folder @ Location::Folder(_) => Ok(folder),
     }
 }

@@ -1,7 +1,7 @@
 //! The YAML of a configuration: the only module that knows the library.
 //!
-//! What finding a replica does not need is not named here and is passed over, as Litestream passes
-//! over keys that it does not know.
+//! What is of no use here is not named and is passed over, as Litestream passes over keys that it
+//! does not know.
 
 use std::fmt;
 
@@ -15,13 +15,22 @@ pub(super) struct Position {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) struct Document {
     pub(super) dbs: Option<Vec<Database>>,
+    pub(super) exec: Option<String>,
+    pub(super) shutdown_sync_timeout: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) struct Database {
     pub(super) path: Option<String>,
+    pub(super) dir: Option<String>,
+    pub(super) monitor_interval: Option<String>,
+    pub(super) checkpoint_interval: Option<String>,
+    pub(super) min_checkpoint_page_count: Option<String>,
+    pub(super) restore_if_db_not_exists: Option<String>,
     pub(super) replica: Option<Replica>,
     pub(super) replicas: Option<Vec<Replica>>,
 }
@@ -36,6 +45,8 @@ macro_rules! replica {
             pub(super) kind: Option<String>,
             pub(super) url: Option<String>,
             pub(super) path: Option<String>,
+            #[serde(rename = "sync-interval")]
+            pub(super) sync_interval: Option<String>,
             $(#[serde(rename = $name)] pub(super) $field: Option<String>,)+
         }
 
@@ -43,6 +54,9 @@ macro_rules! replica {
             /// The same replica, with the settings of `defaults` that it has none of its own for.
             /// They say nothing of where it is.
             pub(super) fn or(mut self, defaults: &Replica) -> Replica {
+                if self.sync_interval.is_none() {
+                    self.sync_interval.clone_from(&defaults.sync_interval);
+                }
                 $(
                     if self.$field.as_deref().is_none_or(str::is_empty) {
                         self.$field.clone_from(&defaults.$field);
@@ -94,12 +108,10 @@ impl fmt::Debug for Replica {
     }
 }
 
-/// Reads a configuration: its databases, and what holds for every replica. The library's own
-/// message quotes the text, secrets included, so only the place of an error is kept.
-pub(super) fn parse(text: &str) -> Result<(Vec<Database>, Replica), Option<Position>> {
-    let document: Document = read(text)?;
-    let defaults = read(text)?;
-    Ok((document.dbs.unwrap_or_default(), defaults))
+/// Reads a configuration, and what holds for every replica in it. The library's own message quotes
+/// the text, secrets included, so only the place of an error is kept.
+pub(super) fn parse(text: &str) -> Result<(Document, Replica), Option<Position>> {
+    Ok((read(text)?, read(text)?))
 }
 
 fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, Option<Position>> {
