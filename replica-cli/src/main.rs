@@ -1,4 +1,4 @@
-//! The command `replica`: restore, inspect and prove SQLite replicas.
+//! The command `replica`: keep, restore, inspect and prove SQLite replicas.
 
 mod args;
 mod commands;
@@ -6,6 +6,7 @@ mod contact;
 mod leftovers;
 mod output;
 mod progress;
+mod signals;
 mod source;
 mod status;
 mod workplace;
@@ -16,10 +17,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 
 use commands::Cli;
 use leftovers::Leftovers;
+use signals::Signals;
 use status::{Failure, Status};
 
 /// How long work on other threads may go on after an interruption, to clean up after itself.
@@ -93,17 +94,6 @@ fn runtime(cli: &Cli) -> std::io::Result<Runtime> {
 
 /// Ends with the first SIGINT or SIGTERM. Whatever is dropped then cleans up after itself.
 fn interruption() -> Result<impl Future<Output = Status>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            Failure::new(Status::Failed, "can't listen for signals").because_of(Some(&error))
-        })
-    };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => Status::Interrupted,
-            _ = terminate.recv() => Status::Terminated,
-        }
-    })
+    let mut signals = Signals::listen()?;
+    Ok(async move { signals.next().await })
 }

@@ -84,7 +84,7 @@ fn clear_when_interrupted(bar: ProgressBar) {
         let cleared = tokio::task::spawn_blocking(move || bar.finish_and_clear());
         let _ = tokio::time::timeout(CLEARING_MAX, cleared).await;
         Failure::new(status, "interrupted").tell(false);
-        std::process::exit(status as i32);
+        std::process::exit(status.code().into());
     });
 }
 

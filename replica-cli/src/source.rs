@@ -1,6 +1,6 @@
 //! Which replica the command line names.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use replica::{Config, Expand, Location, ReplicaClient, TxidRange};
+use replica::{Config, Expand, Location, LocationError, ReplicaClient, TxidRange};
 
 use crate::contact::reach;
 use crate::status::{Failure, Status};
@@ -102,11 +102,7 @@ impl SourceArgs {
 
 impl ConfigArgs {
     fn find(&self, config: &Path, database: &Path) -> Result<Source, Failure> {
-        let expand = match self.no_expand_env {
-            false => Expand::Environment,
-            true => Expand::Nothing,
-        };
-        let location = Config::read(config, expand)
+        let location = Config::read(config, expand(self.no_expand_env))
             .and_then(|config| config.replica_of(database))
             .map_err(|error| Failure::of(Status::Usage, &error))?;
         Ok(Source {
@@ -181,6 +177,24 @@ impl Source {
             return None;
         };
         (folder != *ours && folder.is_dir()).then_some(folder)
+    }
+}
+
+/// Whether variables of a configuration are replaced, by the flag that says not.
+pub(crate) fn expand(no_expand_env: bool) -> Expand {
+    match no_expand_env {
+        false => Expand::Environment,
+        true => Expand::Nothing,
+    }
+}
+
+/// The place that `text` names: a URL, or the path of a folder.
+pub(crate) fn location(text: &OsStr) -> Result<Location, Failure> {
+    match text.to_str() {
+        Some(text) => text
+            .parse()
+            .map_err(|error: LocationError| Failure::of(Status::Usage, &error)),
+        None => Ok(Location::Folder(text.into())),
     }
 }
 

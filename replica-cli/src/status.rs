@@ -5,23 +5,41 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use replica::ReplicateError;
 use serde_json::json;
 
 /// The command's exit statuses, which every `--help` lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     /// Done, and all is well.
-    Done = 0,
+    Done,
     /// It was tried and did not succeed, or what was looked at is bad.
-    Failed = 1,
+    Failed,
     /// The command line or the configuration is wrong, or the store could not be opened.
-    Usage = 2,
+    Usage,
     /// There is nothing to work on: no replica at that place, no case that matches.
-    Nothing = 3,
+    Nothing,
     /// Interrupted by SIGINT.
-    Interrupted = 130,
+    Interrupted,
     /// Ended by SIGTERM.
-    Terminated = 143,
+    Terminated,
+    /// That of the child which was run.
+    Child(u8),
+}
+
+impl Status {
+    /// What the process ends with.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Status::Done => 0,
+            Status::Failed => 1,
+            Status::Usage => 2,
+            Status::Nothing => 3,
+            Status::Interrupted => 130,
+            Status::Terminated => 143,
+            Status::Child(code) => code,
+        }
+    }
 }
 
 /// The end of a command's `--help`: its examples, and the exit statuses.
@@ -34,7 +52,7 @@ Exit statuses:
   0    done, and all is well
   1    it was tried and failed, or what was looked at is bad
   2    the command line or the configuration is wrong, or the store can't be opened
-  3    there is nothing to work on: no replica at that place, no case that matches
+  3    there is nothing to work on: no replica at that place, no database, no case that matches
   130  interrupted (SIGINT)
   143  ended (SIGTERM)
 
@@ -42,7 +60,7 @@ With -json an error is one JSON object on stderr.";
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> ExitCode {
-        ExitCode::from(status as u8)
+        ExitCode::from(status.code())
     }
 }
 
@@ -68,6 +86,20 @@ impl Failure {
     /// The failure that `error` and its causes tell.
     pub(crate) fn of(status: Status, error: &dyn Error) -> Failure {
         Failure::new(status, error.to_string()).because_of(error.source())
+    }
+
+    /// The failure of a replication of `database`.
+    pub(crate) fn of_replication(error: &ReplicateError, database: &str) -> Failure {
+        let failure = Failure::new(Status::Failed, format!("can't replicate {database}"))
+            .because_of(Some(error));
+        match error {
+            ReplicateError::Replaced { .. } => failure.hint(
+                "start again: what is there now goes on top of what the replica has of the other",
+            ),
+            ReplicateError::Conflict { .. } => failure
+                .hint("end the other one, and start again: the whole database is stored anew"),
+            _ => failure,
+        }
     }
 
     /// The same failure, caused by `error` and by what caused that.
@@ -113,6 +145,12 @@ impl Failure {
         let _ = writeln!(io::stderr(), "{text}");
     }
 
+    /// The message and its causes, for a log.
+    pub(crate) fn in_one_line(&self) -> String {
+        let parts = [&self.message].into_iter().chain(&self.causes);
+        parts.map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     fn to_text(&self) -> String {
         let mut text = format!("error: {}", self.message);
         for cause in &self.causes {
@@ -130,7 +168,7 @@ impl Failure {
                 "message": self.message,
                 "causes": self.causes,
                 "hint": self.hint,
-                "exit_status": self.status as u8,
+                "exit_status": self.status.code(),
             }
         })
     }

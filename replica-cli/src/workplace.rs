@@ -5,17 +5,13 @@ use std::ffi::OsStr;
 use replica::Location;
 
 use crate::contact::reach;
+use crate::source::location;
 use crate::status::{Failure, Status};
 
 /// The place that `text` names, below which the command may write: an existing folder or a store
 /// that answers, and not the root of everything.
 pub(crate) async fn workplace(text: &OsStr) -> Result<Location, Failure> {
-    let location = match text.to_str() {
-        Some(text) => text
-            .parse()
-            .map_err(|error| Failure::of(Status::Usage, &error))?,
-        None => Location::Folder(text.into()),
-    };
+    let location = location(text)?;
     let refused = |why: &str| Err(Failure::new(Status::Usage, format!("{location} {why}")));
     match &location {
         Location::Folder(folder) if !folder.is_dir() => {

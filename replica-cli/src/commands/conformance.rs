@@ -256,7 +256,7 @@ impl ConformanceArgs {
                     report
                 })
                 .collect();
-            let report = json!({ "exit_status": status as u8, "stores": stores });
+            let report = json!({ "exit_status": status.code(), "stores": stores });
             let mut out = output::stdout();
             let printed = output::write_json(&mut out, &report);
             output::unless_closed(printed.and_then(|()| out.flush()))?;

@@ -6,6 +6,7 @@ mod conformance;
 mod inspect;
 mod ltx;
 mod man;
+mod replicate;
 mod restore;
 mod verify;
 
@@ -16,6 +17,7 @@ use crate::status::{Failure, Status, with_exit_statuses};
 
 const EXAMPLES: &str = "\
 Examples:
+  replica replicate app.db file:///backups/app    keep a replica of a live database
   replica restore -o app.db file:///backups/app   bring a database back
   replica restore -o app.db s3://bucket/app       the same from a bucket
   replica ltx -level all /backups/app             list its replica's files
@@ -24,12 +26,13 @@ Examples:
 
 `replica COMMAND --help` says more.";
 
-/// SQLite replicas: restore databases from them, look into them, and prove and measure the
-/// stores they are kept in
+/// SQLite replicas: keep them of live databases, restore databases from them, look into them, and
+/// prove and measure the stores they are kept in
 ///
 /// A replica is kept in a folder, a bucket of S3 or on an SFTP server, in the files of Litestream
-/// 0.5. Of Litestream's commands, `restore` and `ltx` are here, with its flags (single-dash long
-/// ones too) and its URLs (file, s3, sftp); the others are not there yet.
+/// 0.5. Of Litestream's commands, `replicate`, `restore` and `ltx` are here, with its flags
+/// (single-dash long ones too), its URLs (file, s3, sftp) and its configuration; the others are not
+/// there yet.
 #[derive(Debug, Parser)]
 #[command(
     name = "replica",
@@ -47,6 +50,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Replicate(replicate::ReplicateArgs),
     Restore(restore::RestoreArgs),
     Ltx(ltx::LtxArgs),
     Conformance(conformance::ConformanceArgs),
@@ -60,6 +64,7 @@ enum Command {
 impl Cli {
     pub(crate) async fn run(self, leftovers: &mut Leftovers) -> Result<Status, Failure> {
         match self.command {
+            Command::Replicate(args) => args.run().await,
             Command::Restore(args) => args.run().await,
             Command::Ltx(args) => args.run().await,
             Command::Conformance(args) => args.run(leftovers).await,
@@ -73,14 +78,18 @@ impl Cli {
     /// Whether it has work for several threads. A listing has not, and starts faster on one.
     pub(crate) fn is_parallel(&self) -> bool {
         match &self.command {
-            Command::Restore(_) | Command::Conformance(_) | Command::Bench(_) => true,
+            Command::Replicate(_)
+            | Command::Restore(_)
+            | Command::Conformance(_)
+            | Command::Bench(_) => true,
             Command::Ltx(args) => args.is_verify(),
             Command::Completions(_) | Command::Man(_) | Command::Version => false,
         }
     }
 
     /// Whether it has something to clean up when it is interrupted. Others end at once, even
-    /// where they wait for the reader of their output.
+    /// where they wait for the reader of their output, but for the one that replicates: it listens
+    /// for signals itself.
     pub(crate) fn cleans_up(&self) -> bool {
         matches!(
             self.command,
@@ -91,6 +100,7 @@ impl Cli {
     /// Whether errors are to be told as JSON.
     pub(crate) fn json(&self) -> bool {
         match &self.command {
+            Command::Replicate(args) => args.json,
             Command::Restore(args) => args.json,
             Command::Ltx(args) => args.json(),
             Command::Conformance(args) => args.json,
@@ -184,9 +194,9 @@ mod tests {
                 "there is nothing to work on: no replica at that place",
             ),
         ] {
-            let line = format!("| {} | {meaning}", status as u8);
+            let line = format!("| {} | {meaning}", status.code());
             assert!(readme.contains(&line), "{line}");
-            assert!(with_exit_statuses("").contains(&format!("  {}    {meaning}", status as u8)));
+            assert!(with_exit_statuses("").contains(&format!("  {}    {meaning}", status.code())));
         }
     }
 }

@@ -286,7 +286,7 @@ fn a_target_folder_without_permission_is_told() {
     let output = folder.join("app.db");
 
     let ran = as_nobody(
-        &golden,
+        &golden.beside("replica-command"),
         &["restore", "-o", output.to_str().unwrap(), &golden.url()],
     )
     .ended(1);
@@ -309,7 +309,7 @@ fn a_file_of_the_replica_without_permission_is_told() {
     fs::set_permissions(golden.beside("open"), fs::Permissions::from_mode(0o777)).unwrap();
 
     let ran = as_nobody(
-        &golden,
+        &golden.beside("replica-command"),
         &["restore", "-o", output.to_str().unwrap(), &golden.url()],
     )
     .ended(1);
@@ -486,14 +486,13 @@ fn what_is_no_regular_file_is_refused_before_it_is_opened() {
     }
 }
 
-/// Runs the command as a user who is not root, for whom permissions count: from a copy, because
-/// the original may be where nobody else can go.
-fn as_nobody(golden: &Golden, args: &[&str]) -> Ran {
-    let program = golden.beside("replica-command");
+/// Runs the command as a user who is not root, for whom permissions count: from a copy at
+/// `program`, because the original may be where nobody else can go.
+pub(crate) fn as_nobody(program: &Path, args: &[&str]) -> Ran {
     // Another process copies it. If this one did, a child that another test forks meanwhile would
     // hold the copy open for writing, and the system refuses to run such a file.
     let copied = Command::new("cp")
-        .args([Path::new(env!("CARGO_BIN_EXE_replica")), &program])
+        .args([Path::new(env!("CARGO_BIN_EXE_replica")), program])
         .status()
         .expect("cp should start");
     assert!(copied.success());
@@ -519,7 +518,7 @@ fn open_to_all(golden: &Golden) {
     open_tree(above);
 }
 
-fn open_tree(path: &Path) {
+pub(crate) fn open_tree(path: &Path) {
     let mode = if path.is_dir() { 0o755 } else { 0o644 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a copy can be opened");
     if path.is_dir() {

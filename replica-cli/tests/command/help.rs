@@ -2,8 +2,9 @@
 
 use crate::replica::{folder, names, replica};
 
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 10] = [
     &[],
+    &["replicate"],
     &["restore"],
     &["ltx"],
     &["ltx", "inspect"],
@@ -34,7 +35,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn long_help_lists_the_exit_statuses() {
-    for command in [&COMMANDS[..2], &COMMANDS[2..7]].concat() {
+    for command in [&COMMANDS[..3], &COMMANDS[3..8]].concat() {
         let ran = replica(command.iter().chain([&"--help"])).ended(0);
 
         assert!(ran.stdout.contains("Exit statuses:"), "{}", ran.stdout);
@@ -101,6 +102,7 @@ fn the_manual_has_a_page_for_each_command() {
             "replica-ltx-verify.1",
             "replica-ltx.1",
             "replica-man.1",
+            "replica-replicate.1",
             "replica-restore.1",
             "replica-version.1",
             "replica.1",

@@ -1,0 +1,481 @@
+//! One database that is replicated.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use replica::{
+    Ended, Event, Location, PlanError, ReplicaClient, ReplicateError, ReplicateOptions,
+    Replication, Replicator, RestoreError, RestoreOptions,
+};
+use rustix::fs::{Access, access};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::log::{Log, in_one_line};
+use super::{Job, LogLevel};
+use crate::contact::{could_not_open, reach};
+use crate::output;
+use crate::status::{Failure, Status};
+
+/// How often it is looked whether a database is there that is waited for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How soon a database is opened again that was there, and could not be.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// A database, and where it is replicated to.
+pub(super) struct Database {
+    job: Job,
+    log: Log,
+    /// As the command line or the configuration has it.
+    name: String,
+    /// Without secrets.
+    replica: String,
+}
+
+/// A database whose store has answered.
+pub(super) struct Reached {
+    database: Database,
+    client: Arc<dyn ReplicaClient>,
+    /// None as long as the database is missing.
+    replicator: Option<Replicator>,
+}
+
+impl Database {
+    /// Looks whether there can be a database and a replica, and changes nothing.
+    pub(super) fn check(job: Job, log: Log) -> Result<Database, Failure> {
+        let database = Database {
+            name: job.options.database.display().to_string(),
+            replica: job.location.to_string(),
+            job,
+            log,
+        };
+        match fs::metadata(database.path()) {
+            Ok(found) if !found.is_file() => {
+                let message = format!("{} is not a regular file", database.name);
+                return Err(Failure::new(Status::Usage, message));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !database.job.restore && !database.job.wait {
+                    return Err(database.missing());
+                }
+                database.check_parent()?;
+            }
+            Err(error) => {
+                let message = format!("can't look at {}", database.name);
+                return Err(Failure::new(Status::Usage, message).because_of(Some(&error)));
+            }
+        }
+        if let Location::Folder(folder) = &database.job.location {
+            check_folder(folder)
+                .map_err(|error| could_not_open(&database.job.location).because_of(Some(&error)))?;
+        }
+        Ok(database)
+    }
+
+    /// Whoever makes the database needs the folder.
+    fn check_parent(&self) -> Result<(), Failure> {
+        let parent = self.path().parent().unwrap_or(Path::new(""));
+        match parent == Path::new("") || parent.is_dir() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Status::Usage,
+                format!("there is no folder for {}", self.name),
+            )),
+        }
+    }
+
+    pub(super) fn missing(&self) -> Failure {
+        let failure = Failure::new(
+            Status::Nothing,
+            format!("there is no database at {}", self.name),
+        );
+        match self.job.restore {
+            true => failure.hint(format!("there is no replica at {} either", self.replica)),
+            false => failure.hint("-restore-if-db-not-exists restores it from its replica"),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    pub(super) fn options(&self) -> ReplicateOptions {
+        self.job.options.clone()
+    }
+
+    fn path(&self) -> &Path {
+        &self.job.options.database
+    }
+
+    /// Whether there is a database to replicate. One that is waited for is there when somebody has
+    /// committed something to it, who may have decided before on a page size and the like.
+    pub(super) fn is_there(&self) -> bool {
+        fs::metadata(self.path()).is_ok_and(|found| !self.job.wait || found.len() > 0)
+    }
+
+    /// A client without a layer of the store, which has answered; the database is restored from
+    /// there, if that is wanted.
+    pub(super) async fn reach(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
+        let client = reach(&self.job.location).await?;
+        if self.job.restore && !self.path().exists() {
+            self.restore(replica::stack(Arc::clone(&client))).await?;
+        }
+        Ok(client)
+    }
+
+    async fn restore(&self, client: Arc<dyn ReplicaClient>) -> Result<(), Failure> {
+        let message = format_args!("restoring from {}", self.replica);
+        self.tell(LogLevel::Info, "restoring", message, json!({}));
+        let options = RestoreOptions::new(self.path());
+        let restored = match replica::restore(client, &options, |_| ()).await {
+            Ok(restored) => restored,
+            Err(RestoreError::Plan(PlanError::Empty)) => {
+                let message = "there is no replica yet, and so nothing to restore";
+                self.tell(LogLevel::Info, "not_restored", message, json!({}));
+                return Ok(());
+            }
+            Err(error) => return Err(Failure::of(Status::Failed, &error)),
+        };
+        for damage in &restored.damaged {
+            let message =
+                format_args!("{damage}; other files with the same transactions were used");
+            self.tell(LogLevel::Warn, "damaged", message, json!({}));
+        }
+        let (txid, time) = (restored.txid, restored.created_at);
+        let message = format_args!("restored to transaction {txid} of {time}");
+        let fields = json!({ "txid": txid.to_string(), "bytes": restored.bytes });
+        self.tell(LogLevel::Info, "restored", message, fields);
+        Ok(())
+    }
+
+    /// Reaches the store, and opens the database if it is there.
+    pub(super) async fn open(self) -> Result<Reached, Failure> {
+        let client = replica::stack_to_replicate(self.reach().await?);
+        let replicator = match self.is_there() {
+            true => {
+                let opened = Replicator::open(Arc::clone(&client), self.options()).await;
+                Some(opened.map_err(|error| failed(&error, &self))?)
+            }
+            false => None,
+        };
+        Ok(Reached {
+            database: self,
+            client,
+            replicator,
+        })
+    }
+
+    fn tell(
+        &self,
+        level: LogLevel,
+        event: &str,
+        message: impl std::fmt::Display,
+        mut fields: Value,
+    ) {
+        fields["replica"] = self.replica.as_str().into();
+        self.log
+            .tell(level, event, Some(&self.name), message, fields);
+    }
+}
+
+impl Reached {
+    /// Replicates until `stops` says so, and then stores what is committed, within `deadline`.
+    ///
+    /// A store that refuses what is first written to it ends this, unless it is `patient`: whoever
+    /// has just started it can do something about that.
+    pub(super) async fn keep(
+        mut self,
+        patient: bool,
+        mut stops: watch::Receiver<bool>,
+        deadline: Duration,
+    ) -> Result<(), Failure> {
+        let replicator = match self.replicator.take() {
+            Some(replicator) => replicator,
+            None => match self.wait(&mut stops).await? {
+                Some(replicator) => replicator,
+                None => return Ok(()),
+            },
+        };
+        let Reached { database, .. } = self;
+        let message = format_args!("replicating to {}", database.replica);
+        database.tell(LogLevel::Info, "started", message, json!({}));
+        let replication = replicator.start();
+        let mut keeping = Keeping {
+            events: replication.events(),
+            database: &database,
+            refusable: !patient,
+            interrupted: false,
+        };
+        keeping.until_stopped(&replication, &mut stops).await?;
+        let seconds = output::time(deadline);
+        let message = format_args!("storing what is committed, for {seconds} at most");
+        database.tell(LogLevel::Info, "stopping", message, json!({}));
+        let ended = keeping.until_ended(replication.shut_down(deadline)).await;
+        database.ended(&ended, deadline)
+    }
+
+    /// Waits until the database is there, and opens it. `None` where there is none in the end.
+    async fn wait(&self, stops: &mut watch::Receiver<bool>) -> Result<Option<Replicator>, Failure> {
+        let Reached {
+            database, client, ..
+        } = self;
+        let message = "waiting for the database to be made";
+        database.tell(LogLevel::Info, "waiting", message, json!({}));
+        let mut told = false;
+        loop {
+            let is_last = *stops.borrow_and_update();
+            let mut pause = LOOK;
+            if database.is_there() {
+                match Replicator::open(Arc::clone(client), database.options()).await {
+                    Ok(replicator) => return Ok(Some(replicator)),
+                    Err(error) if error.is_lasting() || is_last => {
+                        return Err(failed(&error, database));
+                    }
+                    // Whoever makes it may keep it locked for a while.
+                    Err(error) if !told => {
+                        told = true;
+                        database.interrupted(&error);
+                    }
+                    Err(_) => {}
+                }
+                pause = OPEN_AGAIN;
+            } else if is_last {
+                return Ok(None);
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = stops.changed() => {}
+            }
+        }
+    }
+}
+
+/// A database while it is replicated.
+struct Keeping<'a> {
+    events: BoxStream<'static, Event>,
+    database: &'a Database,
+    /// Whether an error that a store will repeat is the end, because nothing was stored yet.
+    refusable: bool,
+    /// Whether it was told that nothing succeeds at present.
+    interrupted: bool,
+}
+
+impl Keeping<'_> {
+    async fn until_stopped(
+        &mut self,
+        replication: &Replication,
+        stops: &mut watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        // What happened before anybody listened is not among the events.
+        if let Some(trouble) = replication.status().trouble {
+            self.note_interruption(&trouble.error)?;
+        }
+        let mut first = pin!(replication.sync());
+        let mut is_synced = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = stops.wait_for(|stop| *stop) => return Ok(()),
+                event = self.events.next() => match event {
+                    Some(event) => self.note(event)?,
+                    None => return Err(failed(&ReplicateError::Ended, self.database)),
+                },
+                synced = &mut first, if !is_synced => {
+                    let txid = synced.map_err(|error| failed(&error, self.database))?;
+                    is_synced = true;
+                    self.refusable = false;
+                    let message = format_args!(
+                        "everything that was committed is stored, up to transaction {txid}"
+                    );
+                    let fields = json!({ "txid": txid.to_string() });
+                    self.database.tell(LogLevel::Info, "synced", message, fields);
+                }
+            }
+        }
+    }
+
+    /// Tells what happens until `ending` is done.
+    async fn until_ended(&mut self, ending: impl Future<Output = Ended>) -> Ended {
+        self.refusable = false;
+        let mut ending = pin!(ending);
+        loop {
+            tokio::select! {
+                biased;
+                // An error that ends it is in what it has ended with.
+                Some(event) = self.events.next() => drop(self.note(event)),
+                ended = &mut ending => return ended,
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) -> Result<(), Failure> {
+        let database = self.database;
+        match event {
+            Event::Stored {
+                txid,
+                files,
+                bytes,
+                snapshot,
+            } => {
+                self.refusable = false;
+                let files_count =
+                    output::count(usize::try_from(files).unwrap_or(usize::MAX), "file");
+                let size = output::size(bytes);
+                let (level, message) = match snapshot {
+                    Some(reason) => (
+                        LogLevel::Info,
+                        format!(
+                            "stored the whole database, up to transaction {txid} ({files_count}, {size}): {reason}"
+                        ),
+                    ),
+                    None => (
+                        LogLevel::Debug,
+                        format!("stored transaction {txid} ({files_count}, {size})"),
+                    ),
+                };
+                let fields = json!({
+                    "txid": txid.to_string(),
+                    "files": files,
+                    "bytes": bytes,
+                    "snapshot": snapshot.map(|reason| reason.to_string()),
+                });
+                database.tell(level, "stored", message, fields);
+            }
+            Event::Checkpointed(done) => {
+                let message = format_args!(
+                    "checkpointed: {} of {} frames of the log are in the database file",
+                    done.backfilled, done.frames
+                );
+                let fields = json!({
+                    "frames": done.frames,
+                    "backfilled": done.backfilled,
+                    "recycled": done.recycled,
+                });
+                database.tell(LogLevel::Debug, "checkpointed", message, fields);
+            }
+            Event::Interrupted(error) => self.note_interruption(&error)?,
+            Event::Resumed { attempts, after } => {
+                self.interrupted = false;
+                let message = format_args!(
+                    "goes on after {} and {}",
+                    output::time(after),
+                    output::count(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt")
+                );
+                let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                let fields = json!({ "attempts": attempts, "after_ms": millis });
+                database.tell(LogLevel::Info, "resumed", message, fields);
+            }
+            Event::Missed(missed) => {
+                let message = format_args!("{missed} events came too fast to be told");
+                database.tell(
+                    LogLevel::Warn,
+                    "missed",
+                    message,
+                    json!({ "events": missed }),
+                );
+            }
+            Event::Ended(Some(error)) => return Err(failed(&error, database)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note_interruption(&mut self, error: &ReplicateError) -> Result<(), Failure> {
+        if error.is_lasting() {
+            return Err(failed(error, self.database));
+        }
+        if self.refusable && matches!(error, ReplicateError::Store(error) if !error.is_transient())
+        {
+            return Err(failed(error, self.database));
+        }
+        if !self.interrupted {
+            self.interrupted = true;
+            self.database.interrupted(error);
+        }
+        Ok(())
+    }
+}
+
+impl Database {
+    fn interrupted(&self, error: &ReplicateError) {
+        let error = in_one_line(error);
+        let message = format_args!("interrupted, and tried again until it succeeds: {error}");
+        let fields = json!({ "error": error });
+        self.tell(LogLevel::Warn, "interrupted", message, fields);
+    }
+
+    /// Tells how a replication that was shut down has ended.
+    fn ended(&self, ended: &Ended, deadline: Duration) -> Result<(), Failure> {
+        let txid = ended.status.txid.map(|txid| txid.to_string());
+        let last = match &txid {
+            Some(txid) => format!("transaction {txid}"),
+            None => String::from("none"),
+        };
+        if ended.complete {
+            let message =
+                format_args!("stopped: everything that was committed is stored, up to {last}");
+            self.tell(LogLevel::Info, "stopped", message, json!({ "txid": txid }));
+            return Ok(());
+        }
+        let message = format!(
+            "not everything that was committed to {} is in {}: the last transaction there is {}",
+            self.name,
+            self.replica,
+            txid.as_deref().unwrap_or("none")
+        );
+        let failure = Failure::new(Status::Failed, message);
+        Err(match &ended.status.trouble {
+            Some(trouble) => failure.because_of(Some(&*trouble.error)),
+            None => failure.hint(format!("it takes longer than {}", output::time(deadline))),
+        })
+    }
+}
+
+/// The failure for a database that can't be replicated, or not any more.
+pub(super) fn failed(error: &ReplicateError, database: &Database) -> Failure {
+    match error {
+        ReplicateError::Store(_) => could_not_open(&database.job.location).because_of(Some(error)),
+        ReplicateError::NotFound { .. } => database.missing(),
+        _ => Failure::of_replication(error, &database.name),
+    }
+}
+
+/// Looks whether the folder can be written to, or be made.
+fn check_folder(folder: &Path) -> io::Result<()> {
+    for above in folder.ancestors() {
+        let above = match above == Path::new("") {
+            true => Path::new("."),
+            false => above,
+        };
+        match fs::metadata(above) {
+            Ok(found) if !found.is_dir() => {
+                let message = format!("{} is not a folder", above.display());
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+            }
+            Ok(_) => {
+                return access(above, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+                    let error = io::Error::from(error);
+                    let message = format!("can't write to {}: {error}", above.display());
+                    io::Error::new(error.kind(), message)
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A part of the path is a file, and found above.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! `replica replicate`
+
+mod child;
+mod database;
+mod log;
+mod once;
+mod words;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use jiff::SignedDuration;
+use replica::{Config, Location, ReplicateOptions};
+use tokio::sync::watch;
+
+use crate::signals::Signals;
+use crate::source::{expand, location};
+use crate::status::{Failure, Status, with_exit_statuses};
+use child::Child;
+use database::{Database, Reached};
+use log::Log;
+
+/// How long the last sync may take, unless something else is said; as in Litestream.
+const SHUTDOWN_SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+const EXAMPLES: &str = "\
+Examples:
+  replica replicate app.db file:///backups/app
+  replica replicate app.db s3://bucket/app
+  replica replicate -once app.db /backups/app              once, and no longer
+  replica replicate -restore-if-db-not-exists -exec ./serve app.db s3://bucket/app
+  replica replicate -config litestream.yml                 all databases in there
+  replica replicate -json -log-level debug app.db /backups/app";
+
+/// Replicate live databases, from now on
+///
+/// What is committed to a database is in its replica within milliseconds. The application goes on
+/// as ever; its connections should have a busy_timeout, and may leave checkpoints to this command
+/// (PRAGMA wal_autocheckpoint=0). The database is put into WAL mode, and gets the two small tables
+/// that Litestream makes, so that either program can go on where the other has stopped. There must
+/// be one of them to a database and to a replica.
+///
+/// What is wrong at the start is told at once: a database that is none, a store that gives no
+/// answer or refuses to be written. Later a store that is away is tried again, each second at
+/// least, for as long as it takes; the outage is told when it begins and when it ends. What is
+/// committed meanwhile stays in the database's log, which grows.
+///
+/// The first SIGINT or SIGTERM stores what is committed, as far as there is time for it
+/// (-shutdown-sync-timeout), tells what it did, and ends with 0 where that is everything, and with 1
+/// where not. The second one ends at once, with 130 or 143.
+///
+/// With -exec the signals go to the child; the end of the child is the end of this, after the last
+/// sync, with the child's exit status (128 and the number of the signal that has ended it). Where
+/// that is 0, and not everything could be stored, it is 1. A second signal kills the child.
+///
+/// There is one line on stderr for each thing that happens.
+#[derive(Debug, Args)]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = with_exit_statuses(EXAMPLES),
+)]
+pub(crate) struct ReplicateArgs {
+    /// The database; without it, those of the configuration
+    #[arg(value_name = "DATABASE", requires = "replica")]
+    database: Option<PathBuf>,
+
+    /// Its replica: a URL (s3://bucket/prefix, sftp://user@host/path, file:///path/to/replica) or
+    /// a folder, which is made where it is missing
+    #[arg(value_name = "REPLICA")]
+    replica: Vec<OsString>,
+
+    /// Litestream's configuration file, whose databases are replicated
+    /// [default: $LITESTREAM_CONFIG or /etc/litestream.yml]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    /// Take $NAME and ${NAME} in the configuration as they stand
+    #[arg(long)]
+    no_expand_env: bool,
+
+    /// Run a command meanwhile, and end when it has ended
+    ///
+    /// It is split into words as a shell does, and no shell is run: for more than words write
+    /// sh -c '…'.
+    #[arg(long, value_name = "CMD", conflicts_with = "once")]
+    exec: Option<String>,
+
+    /// Store what is committed now, and end
+    ///
+    /// Where the database's log was begun anew since the last time, nothing tells what was in it,
+    /// and the whole database is stored.
+    #[arg(long)]
+    once: bool,
+
+    /// Restore a database that is missing from its replica first
+    ///
+    /// Where there is no replica either, the database is waited for, as it is with -exec.
+    #[arg(long)]
+    restore_if_db_not_exists: bool,
+
+    /// How long the last sync may take [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    shutdown_sync_timeout: Option<Duration>,
+
+    /// What is told: each file that is stored is `debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", ignore_case = true)]
+    log_level: LogLevel,
+
+    /// Print JSON: a line is an object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[arg(long, hide = true)]
+    force_snapshot: bool,
+
+    #[arg(long, hide = true)]
+    enforce_retention: bool,
+}
+
+/// Litestream's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A database that is to be replicated, and how.
+#[derive(Debug)]
+struct Job {
+    options: ReplicateOptions,
+    location: Location,
+    /// Whether it is restored where it is missing.
+    restore: bool,
+    /// Whether it is waited for where it is still missing then.
+    wait: bool,
+}
+
+/// What the command line and the configuration say.
+#[derive(Debug)]
+struct Order {
+    jobs: Vec<Job>,
+    /// The words of the command that is run meanwhile.
+    exec: Option<Vec<String>>,
+    shutdown_sync_timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = text.parse::<SignedDuration>().ok();
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or("write it as 500ms, 30s or 5m")
+}
+
+impl ReplicateArgs {
+    pub(crate) async fn run(self) -> Result<Status, Failure> {
+        let order = self.order()?;
+        let mut signals = Signals::listen()?;
+        let log = Log::start(self.json, self.log_level)?;
+        let ended = match self.once {
+            true => tokio::select! {
+                done = once::run(order.jobs, self.json, &log) => done,
+                signal = signals.next() => Err(interrupted(signal)),
+            },
+            false => keep(order, &log, &mut signals).await,
+        };
+        log.close().await;
+        ended
+    }
+
+    fn order(&self) -> Result<Order, Failure> {
+        if self.force_snapshot || self.enforce_retention {
+            let message = "-force-snapshot and -enforce-retention are not there yet";
+            return Err(Failure::new(Status::Usage, message));
+        }
+        let mut order = match &self.database {
+            Some(database) => self.named(database.clone())?,
+            None => self.configured()?,
+        };
+        if let Some(timeout) = self.shutdown_sync_timeout {
+            order.shutdown_sync_timeout = timeout;
+        }
+        if self.once && order.exec.is_some() {
+            let message = "-once and the configuration's exec do not go together";
+            return Err(Failure::new(Status::Usage, message));
+        }
+        let waits = order.exec.is_some();
+        for job in &mut order.jobs {
+            job.restore |= self.restore_if_db_not_exists;
+            job.wait = !self.once && (waits || job.restore);
+        }
+        Ok(order)
+    }
+
+    /// The database and the replica of the command line.
+    fn named(&self, database: PathBuf) -> Result<Order, Failure> {
+        if self.config.is_some() {
+            let message = "a database and -config do not go together";
+            return Err(Failure::new(Status::Usage, message));
+        }
+        let [replica] = &self.replica[..] else {
+            return Err(Failure::new(
+                Status::Usage,
+                "a database is replicated to one place, and there are several: give one URL",
+            ));
+        };
+        Ok(Order {
+            jobs: vec![Job {
+                options: ReplicateOptions::new(database, replica::now),
+                location: location(replica)?,
+                restore: false,
+                wait: false,
+            }],
+            exec: self.exec.as_deref().map(words).transpose()?,
+            shutdown_sync_timeout: SHUTDOWN_SYNC_TIMEOUT,
+        })
+    }
+
+    fn configured(&self) -> Result<Order, Failure> {
+        let path = self.config.clone().unwrap_or_else(Config::default_path);
+        if self.config.is_none() && !path.exists() {
+            return Err(Failure::new(
+                Status::Usage,
+                format!("nothing to replicate: there is no {}", path.display()),
+            )
+            .hint("replica replicate DATABASE URL, or give -config"));
+        }
+        let wrong = |error| Failure::of(Status::Usage, &error);
+        let config = Config::read(path, expand(self.no_expand_env)).map_err(wrong)?;
+        let jobs = config.replicated().map_err(wrong)?.into_iter();
+        let timeout = config.shutdown_sync_timeout().map_err(wrong)?;
+        let exec = self.exec.as_deref().or(config.exec());
+        Ok(Order {
+            jobs: jobs
+                .map(|replicated| Job {
+                    options: replicated.options,
+                    location: replicated.location,
+                    restore: replicated.restore_if_missing,
+                    wait: false,
+                })
+                .collect(),
+            exec: exec.map(words).transpose()?,
+            shutdown_sync_timeout: timeout.unwrap_or(SHUTDOWN_SYNC_TIMEOUT),
+        })
+    }
+}
+
+/// The words of a command, of which there is at least one.
+fn words(command: &str) -> Result<Vec<String>, Failure> {
+    match words::split(command) {
+        Some(words) if !words.is_empty() => Ok(words),
+        Some(_) => Err(Failure::new(Status::Usage, "the command to run is empty")),
+        None => Err(Failure::new(
+            Status::Usage,
+            "the command to run has a quote without its end",
+        )),
+    }
+}
+
+fn interrupted(signal: Status) -> Failure {
+    Failure::new(signal, "interrupted")
+}
+
+/// Replicates until a signal comes, the child has ended, or there is nothing left to replicate.
+async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, Failure> {
+    let single = order.jobs.len() == 1;
+    let started = tokio::select! {
+        started = start(order.jobs, log) => started?,
+        signal = signals.next() => return Err(interrupted(signal)),
+    };
+    let mut child = match &order.exec {
+        Some(words) => Some(Child::start(words)?),
+        None => None,
+    };
+
+    // The replications end when this says so.
+    let (stop, stops) = watch::channel(false);
+    let patient = child.is_some();
+    let mut kept: FuturesUnordered<_> = started
+        .into_iter()
+        .map(|database| database.keep(patient, stops.clone(), order.shutdown_sync_timeout))
+        .collect();
+    // The failure that is the last word, and whether there were others, which were told.
+    let (mut last, mut others) = (None, false);
+    let mut code = 0;
+    let mut signalled = false;
+    while child.is_some() || !kept.is_empty() {
+        tokio::select! {
+            signal = signals.next() => {
+                if signalled {
+                    // What is dropped now ends: the child is killed.
+                    return Err(Failure::new(signal, "interrupted for the second time: stopped at once"));
+                }
+                signalled = true;
+                match &child {
+                    Some(child) => child.pass_on(signal),
+                    None => {
+                        stop.send_replace(true);
+                    }
+                }
+            }
+            ended = child::ended(&mut child), if child.is_some() => {
+                code = ended?;
+                child = None;
+                log.child_ended(code);
+                stop.send_replace(true);
+            }
+            Some(result) = kept.next(), if !kept.is_empty() => {
+                match result {
+                    Err(failure) if single && child.is_none() && code == 0 => last = Some(failure),
+                    Err(failure) => {
+                        log.failed(&failure);
+                        others = true;
+                    }
+                    Ok(()) => {}
+                }
+            }
+        }
+    }
+    match (code, last) {
+        (0, Some(failure)) => Err(failure),
+        (0, None) if others => Err(Failure::new(
+            Status::Failed,
+            "not everything that was committed is in its replica",
+        )),
+        (0, None) => Ok(Status::Done),
+        (code, _) => Ok(Status::Child(code)),
+    }
+}
+
+/// Sees to it that all that is needed is there, and opens the databases.
+async fn start(jobs: Vec<Job>, log: &Log) -> Result<Vec<Reached>, Failure> {
+    let mut databases = Vec::new();
+    for job in jobs {
+        databases.push(Database::check(job, log.clone())?);
+    }
+    let mut started = Vec::new();
+    for database in databases {
+        started.push(database.open().await?);
+    }
+    Ok(started)
+}

@@ -1,0 +1,80 @@
+//! Storing what is committed now, and no more.
+
+use std::io::Write;
+
+use replica::{Replicator, Synced};
+use serde_json::json;
+
+use super::Job;
+use super::database::{Database, failed};
+use super::log::Log;
+use crate::output;
+use crate::status::{Failure, Status};
+
+/// Brings the replica of each database up to date, and prints what that took.
+pub(super) async fn run(jobs: Vec<Job>, json: bool, log: &Log) -> Result<Status, Failure> {
+    let mut databases = Vec::new();
+    for job in jobs {
+        databases.push(Database::check(job, log.clone())?);
+    }
+    let mut reports = Vec::new();
+    for database in databases {
+        let client = replica::stack(database.reach().await?);
+        if !database.is_there() {
+            return Err(database.missing());
+        }
+        let options = database.options();
+        let wrong = |error| failed(&error, &database);
+        let mut replicator = Replicator::open(client, options).await.map_err(wrong)?;
+        let synced = replicator.sync().await.map_err(wrong)?;
+        // What is stored may leave the log, so that it does not grow from one time to the next.
+        replicator.upkeep(true).await.map_err(wrong)?;
+        match json {
+            true => reports.push(report(&database, &synced)),
+            false => print(&database, &synced)?,
+        }
+    }
+    if json {
+        let mut out = output::stdout();
+        output::write_json(&mut out, &reports)?;
+        out.flush()?;
+    }
+    Ok(Status::Done)
+}
+
+fn report(database: &Database, synced: &Synced) -> serde_json::Value {
+    json!({
+        "database": database.name(),
+        "replica": database.replica(),
+        "txid": synced.txid.to_string(),
+        "files": synced.files.len(),
+        "bytes": bytes(synced),
+        "snapshot": synced.snapshot.map(|reason| reason.to_string()),
+    })
+}
+
+fn print(database: &Database, synced: &Synced) -> Result<(), Failure> {
+    let mut out = output::stdout();
+    let (name, replica, txid) = (database.name(), database.replica(), synced.txid);
+    write!(out, "{replica} has {name} up to transaction {txid}: ")?;
+    match &synced.files[..] {
+        [] => writeln!(out, "nothing was missing")?,
+        files => {
+            let (files, size) = (
+                output::count(files.len(), "file"),
+                output::size(bytes(synced)),
+            );
+            write!(out, "stored {files}, {size}")?;
+            match synced.snapshot {
+                Some(reason) => writeln!(out, ", with the whole database: {reason}")?,
+                None => writeln!(out)?,
+            }
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn bytes(synced: &Synced) -> u64 {
+    synced.files.iter().map(|file| file.size).sum()
+}
