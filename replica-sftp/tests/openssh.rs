@@ -282,7 +282,7 @@ async fn a_server_whose_key_is_not_known_is_sent_nothing_and_the_error_says_what
     let refused = refusal(config("other")).await;
     write(&client(config("user")), 1, b"first").await.unwrap();
     until("both logins in the log", || {
-        attempts("Failed ") > 0 && attempts("Accepted ") > 0
+        attempts("Failed publickey") > 0 && attempts("Accepted publickey") > 0
     })
     .await;
 
@@ -294,7 +294,10 @@ async fn a_server_whose_key_is_not_known_is_sent_nothing_and_the_error_says_what
         "{changed}"
     );
     assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
-    assert_eq!((attempts("Failed "), attempts("Accepted ")), (1, 1));
+    assert_eq!(
+        (attempts("Failed publickey"), attempts("Accepted publickey")),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ fn launch(folder: &Path, port: u16, form: Form) -> Child {
         "OpenSSH's sshd should be installed: Debian's package is openssh-server"
     );
     // A server that is a static of its test is never dropped: it ends when its input does.
-    let script = r#""$@" & server=$!; read -r _; kill -9 "$server""#;
+    let script = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server""#;
     Command::new("sh")
         .args(["-c", script, "sh", SSHD, "-D", "-e", "-f"])
         .arg(folder.join("config"))
