@@ -175,14 +175,22 @@ impl Database {
         let Observed {
             frames, backfilled, ..
         } = self.observe()?;
-        if frames == backfilled {
-            self.free
-                // Whatever the application deletes.
-                .execute_batch(TABLES)
-                .and_then(|()| self.free.execute(BUMP, ()))
-                .map_err(|source| self.failed("write to", source))?;
+        match frames == backfilled {
+            true => self.bump(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Commits a transaction that changes next to nothing.
+    pub(crate) fn bump(&self) -> Result<(), ReplicateError> {
+        let bumped = self
+            .free
+            // Whatever the application deletes.
+            .execute_batch(TABLES)
+            .and_then(|()| self.free.execute(BUMP, ()));
+        bumped
+            .map(drop)
+            .map_err(|source| self.failed("write to", source))
     }
 
     /// Begins a new hold, and ends the old one. From then on what is committed up to now can be

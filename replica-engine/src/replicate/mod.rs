@@ -12,13 +12,16 @@ mod schedule;
 mod status;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ltx::{PageSize, Txid};
-use replica_core::{FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps};
+use replica_core::{
+    FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps,
+};
 use tokio::time::Instant;
 
 pub use checkpoint::{Checkpoint, Checkpointed};
@@ -169,8 +172,9 @@ pub struct Replicator {
     looked: Option<Instant>,
     /// By how much the files' times go back where one was stored that nobody was told of yet.
     clock_back: Option<Duration>,
-    /// The files of level 0 that should be there, from the last one of that look on.
-    ours: Vec<FileInfo>,
+    /// The files that should be there, with their sizes, from the last one of level 0 at that look
+    /// on; without one where it is not known whether they are.
+    ours: BTreeMap<FileId, Option<u64>>,
     stored: Stored,
 }
 
@@ -237,6 +241,7 @@ impl Replicator {
             clock_back: None,
             ours: (newest.iter().map(|newest| newest.info))
                 .filter(|file| file.id.level == Level::RAW)
+                .map(|file| (file.id, Some(file.size)))
                 .collect(),
             stored: Stored::default(),
         })
@@ -271,7 +276,7 @@ impl Replicator {
             };
             files.extend(stored_now);
             snapshot = snapshot.or(reason);
-            if self.has_reached(target) {
+            if self.has_reached(target) && !self.last.is_some_and(|last| last.is_snapshot()) {
                 break;
             }
         }
@@ -383,8 +388,9 @@ impl Replicator {
         };
 
         self.pending = None;
-        self.ours.push(info);
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
+        let sizes = files.iter().map(|file| (file.id, Some(file.size)));
+        self.ours.extend(sizes);
         self.stored.files += files.len() as u64;
         self.stored.bytes += files.iter().map(|file| file.size).sum::<u64>();
         let time = pending.header.timestamp();
@@ -414,6 +420,7 @@ impl Replicator {
     fn give_up(&mut self, pending: &Pending) {
         self.pending = None;
         if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
+            self.ours.insert(pending.file(), None);
             last.info.id = pending.file();
             last.time = pending.header.timestamp();
             self.place = Err(SnapshotReason::Incomplete);
@@ -444,31 +451,46 @@ impl Replicator {
 
     /// Looks whether somebody else has written to the replica: whether all that was stored since the
     /// last look is there as it was stored, but for what was deleted when it was old, and nothing
-    /// else is.
+    /// else is. What upkeep does is no conflict: it adds nothing to level 0, and leaves the last file
+    /// there.
     async fn look(&mut self, pending: &Pending) -> Result<(), ReplicateError> {
-        let from = match (self.ours.first(), self.last) {
-            (Some(first), _) => first.id.txids.min(),
+        let raws = self.ours.keys().filter(|file| file.level == Level::RAW);
+        let from = match (raws.min(), self.last) {
+            (Some(first), _) => first.txids.min(),
             // What a file of a higher level was made of may be at level 0 too.
             (None, Some(last)) => last.txid().next().unwrap_or(last.txid()),
             (None, None) => Txid::FIRST,
         };
         let listed = self.client.list_all(Level::RAW, from, Timestamps::Fast);
-        let listed = listed.await?;
-        let is_ours = |file: &FileInfo| {
-            let txids = file.id.txids;
-            match self.ours.binary_search_by_key(&txids, |ours| ours.id.txids) {
-                Ok(at) => self.ours[at].size == file.size,
-                Err(_) => file.id == pending.file() && pending.may_be_stored(),
-            }
+        let mut listed = listed.await?;
+        let last_listed = listed.iter().map(|file| file.id).max();
+        let is_first = self.last.is_none();
+        if is_first || self.ours.keys().any(|file| file.level == Level::SNAPSHOT) {
+            // Somebody else may begin with the same file. Upkeep makes further ones.
+            let whole = self
+                .client
+                .list_all(Level::SNAPSHOT, Txid::FIRST, Timestamps::Fast);
+            let whole = whole.await?.into_iter();
+            listed.extend(whole.filter(|file| is_first || self.ours.contains_key(&file.id)));
+        }
+        let is_ours = |file: &FileInfo| match self.ours.get(&file.id) {
+            Some(size) => size.is_none_or(|size| size == file.size),
+            None => file.id == pending.file() && pending.may_be_stored(),
         };
-        let other = listed.iter().find(|file| !is_ours(file));
-        let newest = self.ours.last();
-        let lost = newest.filter(|newest| listed.iter().all(|file| file.id != newest.id));
-        if let Some(file) = other.or(lost) {
-            return Err(ReplicateError::Conflict { file: file.id });
+        if let Some(other) = listed.iter().find(|file| !is_ours(file)) {
+            return Err(ReplicateError::Conflict { file: other.id });
+        }
+        let stored = self.ours.iter().filter(|(_, size)| size.is_some());
+        let stored = stored.map(|(file, _)| *file);
+        let newest = stored.filter(|file| file.level == Level::RAW).max();
+        // Where the next one is there already, upkeep may know of it, and take it for the newest.
+        if let Some(newest) = newest.filter(|newest| last_listed < Some(*newest)) {
+            return Err(ReplicateError::Conflict { file: newest });
         }
         self.looked = Some(Instant::now());
-        self.ours.drain(..self.ours.len().saturating_sub(1));
+        self.ours.retain(|file, _| {
+            file.level == Level::RAW && newest.is_none_or(|newest| *file >= newest)
+        });
         Ok(())
     }
 
@@ -503,6 +525,11 @@ impl fmt::Debug for Replicator {
 }
 
 impl Last {
+    /// Whether it is the first file of all, which is stored as a snapshot, and followed by another.
+    fn is_snapshot(&self) -> bool {
+        self.info.id.level == Level::SNAPSHOT
+    }
+
     fn txid(&self) -> Txid {
         self.info.id.txids.max()
     }

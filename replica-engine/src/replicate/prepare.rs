@@ -34,8 +34,16 @@ impl Preparing {
     /// Looks at the log, and finds the next file in it.
     pub(crate) fn prepare(&self) -> Result<Prepared, ReplicateError> {
         let database = lock(&self.database);
-        let observed = database.observe()?;
-        match self.step(&database, &observed)? {
+        let mut observed = database.observe()?;
+        let mut step = self.step(&database, &observed)?;
+        if step == Step::Nothing && self.last.is_some_and(|last| last.is_snapshot()) {
+            // Litestream goes on from the newest file of level 0. Where there is none it begins
+            // with transaction 1, though that is in a snapshot.
+            database.bump()?;
+            observed = database.observe()?;
+            step = self.step(&database, &observed)?;
+        }
+        match step {
             Step::Nothing => Ok(Prepared {
                 observed,
                 pending: None,
@@ -126,8 +134,14 @@ impl Preparing {
             .last
             .map_or(self.now, |last| time_after(last.time, self.now));
         let txids = TxidRange::single(txid);
+        let level = match self.last {
+            // It holds the whole database, and so nothing is gained by putting it together with
+            // what follows at each level, as Litestream does.
+            None => Level::SNAPSHOT,
+            Some(_) => Level::RAW,
+        };
         Ok(Pending {
-            level: Level::RAW,
+            level,
             header: Header::new(page_size, commit.get(), txids, time)
                 .with_wal(span)
                 .with_node_id(mark(end)),

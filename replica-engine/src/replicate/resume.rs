@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::stream::{self, StreamExt};
 use ltx::{Header, Pgno, Trailer, WalSpan};
-use replica_core::{FileInfo, Level, ReplicaClient, Timestamp};
+use replica_core::{FileInfo, Level, ReplicaClient, Timestamp, Txid};
 
 use super::decide::{Place, SnapshotReason};
 use super::pending::lock;
@@ -35,7 +35,7 @@ pub(crate) struct Newest {
     pub(crate) header: Option<Header>,
 }
 
-/// The files of level 0 that were made of one log, in their order, the newest one being the last.
+/// The files that were made of one log, in their order, the newest one being the last.
 #[derive(Clone, Debug)]
 struct Parts {
     files: Vec<Part>,
@@ -138,7 +138,13 @@ impl Newest {
         let Some(header) = self.header else {
             return Ok(Err(SnapshotReason::Unreadable));
         };
-        let Some(span) = header.wal().filter(|_| self.info.id.level == Level::RAW) else {
+        let is_made_of_log = match self.info.id.level {
+            Level::RAW => true,
+            // As the first file of all is, which has a mark.
+            Level::SNAPSHOT => header.node_id() != 0,
+            _ => false,
+        };
+        let Some(span) = header.wal().filter(|_| is_made_of_log) else {
             return Ok(Err(SnapshotReason::NoPlace));
         };
         let newest = Part {
@@ -172,11 +178,16 @@ impl Parts {
         newest: Part,
         listed: &[FileInfo],
     ) -> Result<Result<Parts, SnapshotReason>, ReplicateError> {
+        // The first file of all may be at level 9.
+        let is_made_of_log = |file: &FileInfo| {
+            file.id.level == Level::RAW
+                || file.id.level == Level::SNAPSHOT && file.id.txids.max() == Txid::FIRST
+        };
         let mut before: Vec<FileInfo> = (listed.iter().copied())
-            .filter(|file| file.id.level == Level::RAW)
+            .filter(is_made_of_log)
             .filter(|file| file.id.txids.max() < newest.info.id.txids.min())
             .collect();
-        before.sort_unstable_by_key(|file| Reverse(file.id.txids.max()));
+        before.sort_unstable_by_key(|file| (Reverse(file.id.txids.max()), file.id.level));
         let mut headers = stream::iter(before.into_iter().take(JOINED_MAX))
             .map(|file| async move { (file, read_header(client, file.id).await) })
             .buffered(HEADERS);

@@ -37,11 +37,11 @@ async fn the_first_file_is_the_whole_database_and_each_further_one_what_has_chan
     let second = live.sync(&mut replicator).await;
 
     assert_eq!(first.snapshot, Some(SnapshotReason::First));
-    assert_eq!((first.files.len(), second.files.len()), (1, 1));
-    assert_eq!((first.txid.get(), second.txid.get()), (1, 2));
+    assert_eq!((first.files.len(), second.files.len()), (2, 1));
+    assert_eq!((first.txid.get(), second.txid.get()), (2, 3));
     assert_eq!(second.snapshot, None);
-    let [one, two] = [1, 2].map(|txid| header(&replica, txid));
-    for header in [one, two] {
+    let [one, follower, two] = [1, 2, 3].map(|txid| header(&replica, txid));
+    for header in [one, follower, two] {
         assert_eq!(
             header.page_size(),
             PageSize::new(4096).expect("a page size")
@@ -52,9 +52,13 @@ async fn the_first_file_is_the_whole_database_and_each_further_one_what_has_chan
     }
     assert_eq!(pages(&replica, 1).len(), one.commit() as usize);
     assert_eq!(span(&one).offset(), 32);
-    // Both transactions changed the same page, which is stored once.
+    // Litestream goes on from a file of level 0, and so there is one.
     assert_eq!(pages(&replica, 2).len(), 1);
-    assert_eq!(span(&two).offset(), 32 + span(&one).size());
+    assert_eq!(span(&follower).offset(), 32 + span(&one).size());
+    // Both transactions changed the same page, which is stored once.
+    assert_eq!(pages(&replica, 3).len(), 1);
+    let before = span(&follower);
+    assert_eq!(span(&two).offset(), before.offset() + before.size());
     assert_eq!(span(&two).size(), 2 * (24 + 4096));
     assert_eq!(span(&two).salts(), span(&one).salts());
     live.assert_restorable(replica).await;
@@ -71,10 +75,10 @@ async fn nothing_is_stored_where_nothing_was_committed() {
 
     let synced = replicator.sync().await.expect("a sync should succeed");
 
-    assert_eq!((synced.txid.get(), synced.files.len()), (1, 0));
+    assert_eq!((synced.txid.get(), synced.files.len()), (2, 0));
     assert_eq!(replica.calls().len(), requests, "it asked the store");
     live.run("COMMIT");
-    assert_eq!(live.sync(&mut replicator).await.txid.get(), 2);
+    assert_eq!(live.sync(&mut replicator).await.txid.get(), 3);
     live.assert_restorable(replica).await;
 }
 
@@ -132,6 +136,6 @@ async fn a_database_larger_than_memory_is_allowed_is_streamed() {
     live.run("UPDATE t SET b = randomblob(300000) WHERE id % 3");
     live.sync(&mut replicator).await;
 
-    assert!(stored(&replica, 2).len() > 5_000_000);
+    assert!(stored(&replica, 3).len() > 5_000_000);
     live.assert_restorable(replica).await;
 }

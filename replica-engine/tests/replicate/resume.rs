@@ -79,7 +79,7 @@ async fn it_leaves_the_log_where_it_is_the_last_to_close_the_database() {
 
     let (_, synced) = resumed(&mut live, &replica).await;
 
-    assert_eq!((synced.txid.get(), synced.snapshot), (1, None));
+    assert_eq!((synced.txid.get(), synced.snapshot), (2, None));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn it_goes_on_where_nobody_has_written() {
 
     let (_, synced) = resumed(&mut live, &replica).await;
 
-    assert_eq!((synced.txid.get(), synced.files.len()), (2, 0));
+    assert_eq!((synced.txid.get(), synced.files.len()), (3, 0));
     assert_eq!(replica.count(Op::Write), 0);
 }
 
@@ -146,7 +146,7 @@ fn last_file(live: &Live) {
     live.run("UPDATE t SET b = x'00' WHERE id = 1");
 }
 
-/// A replica of three files, and the database as it has been before its second file, with its log.
+/// A replica of five files, and the database as it has been before its fourth one, with its log.
 async fn forked() -> (Live, MockClient, tempfile::TempDir) {
     let (mut live, replica) = (Live::new(512), MockClient::new());
     live.run("PRAGMA wal_autocheckpoint=0; INSERT INTO t VALUES(1, 'one', zeroblob(40))");
@@ -181,38 +181,36 @@ async fn another_history_is_noticed_though_the_newest_file_is_the_same_in_both()
 
 #[tokio::test]
 async fn litestreams_files_are_gone_on_with_where_all_of_the_log_is_in_them() {
-    for missing in [false, true] {
+    // Its own first file is at level 0, and ours at level 9 where it goes on from us. Where there is
+    // one at level 1 alone, what it was made of is gone.
+    for (level, reason) in [(0, None), (9, None), (1, Some(SnapshotReason::NoPlace))] {
         let (live, replica, _) = forked().await;
         unmark(&replica);
-        if missing {
-            // As where it was compacted.
-            let content = stored(&replica, 1);
-            replica.put(file(9, 1..=1), NOW, content);
-            replica.remove(raw(1));
-        }
+        let content = stored(&replica, 1);
+        replica.remove(raw(1));
+        replica.put(file(level, 1..=1), NOW, content);
         insert(&live, 1);
-        let reason = Some(SnapshotReason::NoPlace).filter(|_| missing);
 
         let mut replicator = live.started(&replica).await;
         let synced = replicator.sync().await.expect("a sync should succeed");
 
-        assert_eq!((synced.txid.get(), synced.snapshot), (5, reason));
+        assert_eq!((synced.txid.get(), synced.snapshot), (6, reason));
     }
 }
 
 #[tokio::test]
 async fn files_that_do_not_go_on_from_each_other_are_gone_on_without() {
     let (live, replica, _) = forked().await;
-    // Somebody else has written the second file once more.
+    // Somebody else has written the third file once more.
     replica.put(
-        raw(2),
+        raw(3),
         NOW,
-        with_header(&stored(&replica, 3), |header| {
+        with_header(&stored(&replica, 4), |header| {
             let wal = header.wal().expect("it was made of a log");
             Header::new(
                 header.page_size(),
                 header.commit(),
-                raw(2).txids,
+                raw(3).txids,
                 header.timestamp(),
             )
             .with_wal(wal)
@@ -237,31 +235,26 @@ fn unmark(replica: &MockClient) {
 #[tokio::test]
 async fn a_replica_whose_newest_file_is_no_raw_one_is_gone_on_with_by_a_snapshot() {
     let (live, replica) = replicated(512).await;
-    let content = stored(&replica, 2);
+    let content = stored(&replica, 3);
     let time = NOW;
-    replica.put(file(1, 2..=2), time, content);
-    replica.remove(raw(2));
+    replica.put(file(1, 3..=3), time, content);
+    replica.remove(raw(3));
     insert(&live, 1);
 
     let mut replicator = live.started(&replica).await;
     let synced = replicator.sync().await.expect("a sync should succeed");
 
     assert_eq!(synced.snapshot, Some(SnapshotReason::NoPlace));
-    assert_eq!(synced.txid.get(), 3);
+    assert_eq!(synced.txid.get(), 4);
 }
 
 /// Replicates a replica once more of which some file is lost or damaged, and restores the latest
 /// state as replication found it, and after one more commit.
 async fn check_new_start(mut live: Live, replica: MockClient, reason: SnapshotReason) {
     let client: Arc<dyn ReplicaClient> = Arc::new(replica.clone());
-    let next = replica
-        .files()
-        .last()
-        .expect("it has files")
-        .txids
-        .max()
-        .get()
-        + 1;
+    let files = replica.files();
+    let last = files.iter().map(|file| file.txids.max()).max();
+    let next = last.expect("it has files").get() + 1;
     insert(&live, 1);
 
     let (mut replicator, synced) = resumed(&mut live, &replica).await;
@@ -287,8 +280,8 @@ async fn a_newest_file_that_is_damaged_is_gone_on_with_by_a_new_start() {
     // In its header, its pages, and its index.
     for offset in [0, 13, 50, 700, usize::MAX] {
         let (live, replica) = replicated(512).await;
-        let len = stored(&replica, 2).len();
-        replica.corrupt(raw(2), offset.min(len - 30));
+        let len = stored(&replica, 3).len();
+        replica.corrupt(raw(3), offset.min(len - 30));
 
         check_new_start(live, replica, SnapshotReason::Unreadable).await;
     }
@@ -296,7 +289,7 @@ async fn a_newest_file_that_is_damaged_is_gone_on_with_by_a_new_start() {
 
 #[tokio::test]
 async fn a_file_that_is_missing_is_gone_on_without_by_a_new_start() {
-    for missing in [1, 2] {
+    for missing in [1, 2, 3] {
         let (mut live, replica) = replicated(512).await;
         insert(&live, 1);
         resumed(&mut live, &replica).await;
@@ -309,7 +302,7 @@ async fn a_file_that_is_missing_is_gone_on_without_by_a_new_start() {
 #[tokio::test]
 async fn a_new_start_that_was_stored_by_half_is_made_once_more() {
     let (mut live, replica) = replicated(512).await;
-    replica.corrupt(raw(2), 50);
+    replica.corrupt(raw(3), 50);
     insert(&live, 1);
     let mut replicator = live.started(&replica).await;
     replica.on(Op::Write).skip(1).fail(ErrorKind::Unavailable);
@@ -365,7 +358,7 @@ async fn a_clock_that_was_far_ahead_is_told_and_no_state_is_silently_older_for_t
     in_between.expect_err("nothing says when the file before was made");
     let before = plan(&*client, Target::Time(after(50))).await;
     let before = before.expect("all times before are right");
-    assert_eq!(before.txid().get(), 2);
+    assert_eq!(before.txid().get(), 3);
 }
 
 #[tokio::test]
@@ -484,4 +477,25 @@ async fn what_is_no_database_is_told_at_once() {
     );
     assert!(matches!(dir, ReplicateError::Sqlite { .. }), "{dir}");
     assert_eq!(replica.calls().len(), 0);
+}
+
+/// Litestream begins anew where there is a snapshot and no file of level 0, and so did we.
+#[tokio::test]
+async fn a_replica_that_has_only_its_first_file_is_gone_on_with() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    insert(&live, 20);
+    replica.on(Op::Write).skip(1).fail(ErrorKind::Unavailable);
+    let error = replicator
+        .sync()
+        .await
+        .expect_err("the second file is not stored");
+    drop(replicator);
+    assert_eq!(replica.files(), [file(9, 1..=1)], "{error}");
+
+    let (_, synced) = resumed(&mut live, &replica).await;
+
+    assert_eq!((synced.txid.get(), synced.snapshot), (2, None));
+    assert_eq!(replica.files(), [file(0, 2..=2), file(9, 1..=1)]);
+    live.assert_restorable(replica).await;
 }

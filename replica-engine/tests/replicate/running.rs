@@ -71,8 +71,8 @@ async fn what_is_committed_is_stored_without_being_asked_for() {
     else {
         panic!("{event:?}");
     };
-    assert_eq!((txid.get(), files, snapshot), (2, 1, None));
-    assert_eq!(bytes, stored(&replica, 2).len() as u64);
+    assert_eq!((txid.get(), files, snapshot), (3, 1, None));
+    assert_eq!(bytes, stored(&replica, 3).len() as u64);
     assert_restorable(&live, &replica).await;
 }
 
@@ -172,7 +172,7 @@ async fn an_outage_is_told_once_and_nothing_is_lost_or_stored_twice() {
     assert_eq!((*attempts, *files), (30, 2));
     assert!(*after > Duration::from_secs(20) && *after < Duration::from_secs(30));
     assert!(replication.status().trouble.is_none());
-    assert_eq!(replica.files().len(), 3);
+    assert_eq!(replica.files().len(), 4);
     assert_restorable(&live, &replica).await;
 }
 
@@ -275,7 +275,7 @@ async fn somebody_else_who_writes_to_the_replica_ends_it() {
     let error = replication.sync().await.expect_err("somebody else writes");
 
     assert!(matches!(*error, ReplicateError::Conflict { .. }), "{error}");
-    assert!(replica.content(raw(2)).is_none());
+    assert!(replica.content(raw(3)).is_none());
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn a_replication_that_is_dropped_ends_at_once() {
     while events.next().await.is_some() {}
     let mut replicator = live.started(&replica).await;
     let synced = replicator.sync().await.expect("a sync should succeed");
-    assert_eq!((synced.txid.get(), synced.snapshot), (2, None));
+    assert_eq!((synced.txid.get(), synced.snapshot), (3, None));
     assert_restorable(&live, &replica).await;
 }
 
@@ -364,7 +364,7 @@ async fn it_keeps_the_log_short() {
             match next(&mut events).await {
                 Event::Checkpointed(checkpointed) if checkpointed.recycled => break,
                 Event::Stored { snapshot, txid, .. } => {
-                    let first = Some(SnapshotReason::First).filter(|_| txid.get() == 1);
+                    let first = Some(SnapshotReason::First).filter(|_| txid.get() == 2);
                     assert_eq!(snapshot, first);
                 }
                 Event::Checkpointed(_) => {}

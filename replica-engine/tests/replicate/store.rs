@@ -46,7 +46,7 @@ async fn after_an_error_the_very_same_file_is_stored_again() {
         trouble.fail(ErrorKind::Unavailable);
 
         let error = replicator.sync().await.expect_err("a sync should fail");
-        let stored = replica.content(raw(2));
+        let stored = replica.content(raw(3));
         live.run("INSERT INTO t VALUES(2, 'two', zeroblob(3000))");
         let synced = live.sync(&mut replicator).await;
 
@@ -55,7 +55,7 @@ async fn after_an_error_the_very_same_file_is_stored_again() {
         assert_eq!(synced.files.len(), 2);
         if applied {
             assert_eq!(
-                replica.content(raw(2)),
+                replica.content(raw(3)),
                 stored,
                 "it was stored with other content"
             );
@@ -76,7 +76,7 @@ async fn a_sync_that_was_dropped_can_be_called_again() {
     let synced = live.sync(&mut replicator).await;
 
     assert!(dropped.is_err());
-    assert_eq!(synced.txid.get(), 2);
+    assert_eq!(synced.txid.get(), 3);
     live.assert_restorable(replica).await;
 }
 
@@ -118,7 +118,7 @@ async fn check_conflict(
     assert!(all() == before, "it has changed the replica");
 }
 
-/// A database and its replica of three files.
+/// A database and its replica of four files.
 async fn replicating() -> (Live, MockClient, Replicator) {
     let (mut live, replica) = (Live::new(512), MockClient::new());
     let mut replicator = live.started(&replica).await;
@@ -133,10 +133,11 @@ const A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
 async fn somebody_else_who_writes_to_the_replica_is_noticed() {
-    // Further on, over the file before the newest one, and where the next one would go.
-    for txid in [7, 2, 4] {
+    // Further on, over the file before the newest one, where the next one would go, and over the
+    // first one, which is at another level.
+    for txid in [7, 3, 5, 1] {
         let (live, replica, replicator) = replicating().await;
-        let content = stored(&replica, 1);
+        let content = stored(&replica, 1 + u64::from(txid == 1));
         replica.put(raw(txid), NOW, content);
 
         check_conflict(&live, &replica, replicator, A_MINUTE, txid).await;
@@ -146,9 +147,9 @@ async fn somebody_else_who_writes_to_the_replica_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn somebody_else_who_deletes_from_the_replica_is_noticed() {
     let (live, replica, replicator) = replicating().await;
-    replica.remove(raw(3));
+    replica.remove(raw(4));
 
-    check_conflict(&live, &replica, replicator, A_MINUTE, 3).await;
+    check_conflict(&live, &replica, replicator, A_MINUTE, 4).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,40 +157,52 @@ async fn somebody_else_is_noticed_before_anything_is_written() {
     let (live, replica, _) = replicating().await;
     let replicator = live.started(&replica).await;
     let content = stored(&replica, 1);
-    replica.put(raw(4), NOW, content);
+    replica.put(raw(5), NOW, content);
 
-    check_conflict(&live, &replica, replicator, Duration::ZERO, 4).await;
+    check_conflict(&live, &replica, replicator, Duration::ZERO, 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_who_has_just_begun_is_noticed_before_anything_is_written() {
+    let (live, replica, other) = (Live::new(512), MockClient::new(), Live::new(512));
+    let replicator = live.started(&replica).await;
+    let mut others = other.started(&replica).await;
+    replica.on(Op::Write).skip(1).fail(ErrorKind::Unavailable);
+    others.sync().await.expect_err("the store has failed");
+    assert_eq!(replica.files(), [raw(1)]);
+
+    check_conflict(&live, &replica, replicator, Duration::ZERO, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_deleted_when_it_was_old_or_stored_in_spite_of_an_error_is_no_conflict() {
     let (mut live, replica, mut replicator) = replicating().await;
-    replica.remove(raw(2));
+    replica.remove(raw(3));
     replica
         .on(Op::Write)
         .after_applying()
         .fail(ErrorKind::Unavailable);
     live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
     replicator.sync().await.expect_err("the store has failed");
-    assert!(replica.content(raw(4)).is_some());
+    assert!(replica.content(raw(5)).is_some());
 
     tokio::time::advance(A_MINUTE).await;
     let synced = live.sync(&mut replicator).await;
 
-    assert_eq!((synced.txid.get(), synced.snapshot), (4, None));
+    assert_eq!((synced.txid.get(), synced.snapshot), (5, None));
 }
 
 #[tokio::test]
 async fn what_was_compacted_is_no_conflict() {
     let (mut live, replica, _) = replicating().await;
-    let content = stored(&replica, 3);
-    let compacted = file(1, 2..=3);
+    let content = stored(&replica, 4);
+    let compacted = file(1, 3..=4);
     let merged = with_header(&content, |header| {
         let (page_size, commit) = (header.page_size(), header.commit());
         Header::new(page_size, commit, compacted.txids, header.timestamp())
     });
     replica.put(compacted, NOW, merged);
-    replica.remove(raw(3));
+    replica.remove(raw(4));
 
     let mut replicator = live.started(&replica).await;
     let synced = live.sync(&mut replicator).await;
@@ -197,17 +210,17 @@ async fn what_was_compacted_is_no_conflict() {
     assert_eq!(synced.snapshot, Some(SnapshotReason::NoPlace));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_file_that_may_be_in_the_replica_is_not_made_with_other_content() {
     // The store has said that it has failed, and the log was overwritten then.
-    let (live, replica, mut replicator) = replicating().await;
+    let (mut live, replica, mut replicator) = replicating().await;
     replica
         .on(Op::Write)
         .after_applying()
         .fail(ErrorKind::Unavailable);
     live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
     replicator.sync().await.expect_err("the store has failed");
-    let content = stored(&replica, 4);
+    let content = stored(&replica, 5);
     let log = std::fs::read(live.wal()).expect("the log is there");
     let mut damaged = log.clone();
     if let Some(byte) = damaged.iter_mut().last() {
@@ -218,10 +231,13 @@ async fn a_file_that_may_be_in_the_replica_is_not_made_with_other_content() {
     overwrite(&live.wal(), &log);
 
     let synced = replicator.sync().await.expect("the log is whole again");
+    live.run("INSERT INTO t(a, b) VALUES('further', zeroblob(3000))");
+    tokio::time::advance(A_MINUTE).await;
+    let further = live.sync(&mut replicator).await;
 
     assert_eq!(synced.snapshot, Some(SnapshotReason::Incomplete));
-    assert_eq!(synced.txid.get(), 5);
-    assert_eq!(stored(&replica, 4), content);
+    assert_eq!((synced.txid.get(), further.txid.get()), (6, 7));
+    assert_eq!(stored(&replica, 5), content);
     let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
     assert!(latest == live.state(), "what was restored is another");
 }

@@ -174,10 +174,13 @@ pub(crate) async fn restored(client: &Arc<dyn ReplicaClient>, target: Target) ->
     std::fs::read(&options.output).expect("a restore makes a file")
 }
 
-/// The file of level 0 that holds the transaction of this number.
+/// The file that holds the transaction of this number: of level 0, but for the first one.
 pub(crate) fn raw(number: u64) -> FileId {
     FileId {
-        level: Level::RAW,
+        level: match number {
+            1 => Level::SNAPSHOT,
+            _ => Level::RAW,
+        },
         txids: TxidRange::single(txid(number)),
     }
 }
