@@ -46,6 +46,16 @@ pub(crate) fn pieces(
     ahead: u64,
 ) -> impl Stream<Item = Piece> + Send {
     let size = (ahead / FETCHES).max(PIECE_MIN);
+    pieces_of(client, files, size, FETCHES as usize)
+}
+
+/// The same, in pieces of `size` bytes, of which so many are fetched at a time.
+pub(crate) fn pieces_of(
+    client: Arc<dyn ReplicaClient>,
+    files: Vec<FileInfo>,
+    size: u64,
+    fetches: usize,
+) -> impl Stream<Item = Piece> + Send {
     let ranges = files.into_iter().flat_map(move |file| {
         let count = file.size.div_ceil(size).max(1);
         (0..count).map(move |index| (file, index * size, index + 1 == count))
@@ -72,7 +82,7 @@ pub(crate) fn pieces(
                 }
             })
         })
-        .buffered(FETCHES as usize)
+        .buffered(fetches)
 }
 
 /// Reads `range` of `file`.

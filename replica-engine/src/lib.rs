@@ -24,6 +24,7 @@ mod progress;
 mod replicate;
 mod restore;
 mod staged;
+mod upkeep;
 mod verify;
 pub mod wal;
 
@@ -39,4 +40,7 @@ pub use replicate::{
 };
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;
+pub use upkeep::{
+    Levels, Retention, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, compact, snapshot,
+};
 pub use verify::{Sound, check_file};

@@ -31,12 +31,13 @@ pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 
 use crate::database::{Database, Observed};
-use crate::listing::list;
 use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
+use crate::upkeep::{self, Catalogue, Known, UpkeepOptions};
 use crate::wal::WalHeader;
 use decide::Place;
-use pending::{Failure, Pending, lock};
+pub(crate) use pending::lock;
+use pending::{Failure, Pending};
 use prepare::Preparing;
 use resume::Newest;
 use schedule::{Past, Schedule, due};
@@ -87,6 +88,9 @@ pub struct ReplicateOptions {
     /// How often the log is looked at though nobody has told that it was written; one second,
     /// unless it is set. It takes no request to the store.
     pub poll: Duration,
+    /// How the replica is kept small and quick to restore, where it runs; as Litestream does, unless
+    /// it is set. Without it files are only added.
+    pub upkeep: Option<UpkeepOptions>,
     /// What time it is, for the files' headers.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -105,6 +109,7 @@ impl ReplicateOptions {
             wal_max: 64 * 1024 * 1024,
             window: Duration::from_millis(50),
             poll: Duration::from_secs(1),
+            upkeep: Some(UpkeepOptions::default()),
             clock: Arc::new(clock),
         }
     }
@@ -120,6 +125,7 @@ impl fmt::Debug for ReplicateOptions {
             .field("wal_max", &self.wal_max)
             .field("window", &self.window)
             .field("poll", &self.poll)
+            .field("upkeep", &self.upkeep)
             .finish_non_exhaustive()
     }
 }
@@ -176,6 +182,10 @@ pub struct Replicator {
     /// on; without one where it is not known whether they are.
     ours: BTreeMap<FileId, Option<u64>>,
     stored: Stored,
+    /// What the replica had when this was opened, as long as nothing was stored since.
+    listed: Option<Catalogue>,
+    /// Whoever wants to know which files are stored.
+    known: Option<Arc<Known>>,
 }
 
 /// What was stored since the database was opened.
@@ -213,14 +223,15 @@ impl Replicator {
         let path = options.database.clone();
         let database = run_blocking(move || Database::open(&path)).await??;
         let database = Arc::new(Mutex::new(database));
-        let listed = list(&*client, Timestamps::Fast).await?;
-        let newest = Newest::find(&client, &listed).await?;
+        let listed = upkeep::list(&*client).await?;
+        let files = listed.files();
+        let newest = Newest::find(&client, &files).await?;
         let place = match newest {
             None => Err(SnapshotReason::First),
-            Some(_) if RestorePlan::new(Target::Latest, &listed).is_err() => {
+            Some(_) if RestorePlan::new(Target::Latest, &files).is_err() => {
                 Err(SnapshotReason::Incomplete)
             }
-            Some(newest) => newest.place(&listed, &database, &client).await?,
+            Some(newest) => newest.place(&files, &database, &client).await?,
         };
         Ok(Replicator {
             client,
@@ -244,6 +255,8 @@ impl Replicator {
                 .map(|file| (file.id, Some(file.size)))
                 .collect(),
             stored: Stored::default(),
+            listed: Some(listed),
+            known: None,
         })
     }
 
@@ -391,6 +404,10 @@ impl Replicator {
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         let sizes = files.iter().map(|file| (file.id, Some(file.size)));
         self.ours.extend(sizes);
+        self.listed = None;
+        if let Some(known) = &self.known {
+            files.iter().for_each(|file| known.add(*file));
+        }
         self.stored.files += files.len() as u64;
         self.stored.bytes += files.iter().map(|file| file.size).sum::<u64>();
         let time = pending.header.timestamp();

@@ -20,6 +20,7 @@ use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
 use super::{Replicator, Synced};
 use crate::restore::run_blocking;
+use crate::upkeep::{Keeper, Known, Told};
 
 /// How many events are kept for whoever does not take them at once.
 const EVENTS_MAX: usize = 256;
@@ -63,7 +64,7 @@ impl Replicator {
     /// # Panics
     ///
     /// Outside of a Tokio runtime, or in one without time.
-    pub fn start(self) -> Replication {
+    pub fn start(mut self) -> Replication {
         let (wanted, wants) = watch::channel(0);
         let (stop, stops) = watch::channel(None);
         let status = Status {
@@ -78,7 +79,9 @@ impl Replicator {
         let told = events.downgrade();
         let wal = lock(&self.database).wal_path().to_owned();
         let now = Instant::now();
+        let upkeep = self.start_upkeep(&tell, &events);
         let running = Running {
+            upkeep,
             looks: Looks::new(self.options.window, self.options.poll, now),
             watch: Watch::new(&wal),
             replicator: self,
@@ -96,6 +99,53 @@ impl Replicator {
             progress,
             events: told,
             task: tokio::spawn(running.run()),
+        }
+    }
+}
+
+impl Replicator {
+    /// Begins to look after the replica, in a task of its own, if that is wanted.
+    fn start_upkeep(
+        &mut self,
+        tell: &watch::Sender<Progress>,
+        events: &broadcast::Sender<Event>,
+    ) -> Option<JoinHandle<()>> {
+        let upkeep = self.options.upkeep.clone()?;
+        let listed = self.listed.take();
+        let is_doubtful = listed.is_none();
+        let known = Arc::new(Known::new(listed.unwrap_or_default()));
+        self.known = Some(Arc::clone(&known));
+        let (client, clock) = (Arc::clone(&self.client), Arc::clone(&self.options.clock));
+        let keeper = Keeper::new(client, upkeep, clock, known, is_doubtful);
+        let (tell, events) = (tell.clone(), events.clone());
+        let told = move |told: Told| {
+            let happened = note(&tell, told);
+            happened.map(|event| events.send(event).ok());
+        };
+        Some(tokio::spawn(keeper.run(told)))
+    }
+}
+
+/// Notes in the status what the upkeep tells, and says what others are told of it.
+fn note(tell: &watch::Sender<Progress>, told: Told) -> Option<Event> {
+    match told {
+        Told::Merged { file, inputs } => Some(Event::Compacted { file, inputs }),
+        Told::Deleted { files, bytes } => Some(Event::Deleted { files, bytes }),
+        Told::Failed(trouble) => {
+            let (job, error) = (trouble.job, Arc::clone(&trouble.error));
+            let is_new = trouble.attempts == 1;
+            tell.send_modify(|progress| {
+                let troubles = &mut progress.status.upkeep;
+                troubles.retain(|before| before.job != job);
+                troubles.push(trouble);
+            });
+            is_new.then_some(Event::UpkeepInterrupted { job, error })
+        }
+        Told::Mended(job) => {
+            tell.send_modify(|progress| {
+                progress.status.upkeep.retain(|trouble| trouble.job != job)
+            });
+            Some(Event::UpkeepResumed(job))
         }
     }
 }
@@ -148,7 +198,8 @@ impl Replication {
         .boxed()
     }
 
-    /// Stores what is committed, and ends, after `deadline` at the latest.
+    /// Stores what is committed, and ends, after `deadline` at the latest. The replica's upkeep
+    /// ends at once: what of it is half done is done anew another time.
     ///
     /// Where the future is dropped it ends at once.
     pub async fn shut_down(mut self, deadline: Duration) -> Ended {
@@ -183,6 +234,8 @@ impl fmt::Debug for Replication {
 /// The task.
 struct Running {
     replicator: Replicator,
+    /// The task that looks after the replica.
+    upkeep: Option<JoinHandle<()>>,
     looks: Looks,
     watch: Watch,
     wal: PathBuf,
@@ -200,6 +253,9 @@ impl Running {
     async fn run(mut self) {
         let error = loop {
             let is_last = self.stops.borrow().is_some();
+            if is_last {
+                self.end_upkeep().await;
+            }
             let wanted = *self.wants.borrow_and_update();
             // What is written from here on is looked at once more.
             self.watch.forget();
@@ -237,9 +293,23 @@ impl Running {
                 }
             }
         };
+        self.end_upkeep().await;
         self.tell
             .send_modify(|progress| progress.status.ended = true);
         self.events.send(Event::Ended(error)).ok();
+    }
+
+    /// Ends the upkeep, and returns when it has.
+    async fn end_upkeep(&mut self) {
+        let Some(mut upkeep) = self.upkeep.take() else {
+            return;
+        };
+        upkeep.abort();
+        if let Err(error) = (&mut upkeep).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     /// Stores what is committed, and says whether that was anything; `None` where there is no time
@@ -410,6 +480,14 @@ fn one_more(trouble: &mut Option<Trouble>, now: Timestamp, error: &Arc<Replicate
         attempts,
     });
     attempts
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(upkeep) = &self.upkeep {
+            upkeep.abort();
+        }
+    }
 }
 
 /// Waits for `work`, but once it is to end no longer than it may.

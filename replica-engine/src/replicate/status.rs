@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replica_core::{Timestamp, Txid};
+use replica_core::{FileInfo, Timestamp, Txid};
 
 use super::checkpoint::Checkpointed;
 use super::decide::SnapshotReason;
 use super::error::ReplicateError;
+use crate::upkeep::{UpkeepError, UpkeepJob, UpkeepTrouble};
 
 /// What a running replication is at.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Status {
     pub trouble: Option<Trouble>,
     /// Why the log is not checkpointed, so that it grows, though what is committed is stored.
     pub checkpoint_trouble: Option<Trouble>,
+    /// Which jobs of the replica's upkeep fail at present. Replication goes on.
+    pub upkeep: Vec<UpkeepTrouble>,
     /// Whether it has ended: nothing is replicated any more.
     pub ended: bool,
 }
@@ -79,6 +82,30 @@ pub enum Event {
         /// How long it was interrupted.
         after: Duration,
     },
+    /// Files of the replica were put together to one, which may be a snapshot.
+    Compacted {
+        /// The file that they are now.
+        file: FileInfo,
+        /// How many they were.
+        inputs: usize,
+    },
+    /// Files of the replica were deleted, since nothing needs them any more.
+    Deleted {
+        /// How many.
+        files: u64,
+        /// How many bytes they had.
+        bytes: u64,
+    },
+    /// A job of the replica's upkeep failed, and is tried again until it succeeds, which is told by
+    /// one [`UpkeepResumed`](Event::UpkeepResumed) and nothing in between. Replication goes on.
+    UpkeepInterrupted {
+        /// The job.
+        job: UpkeepJob,
+        /// What happened.
+        error: Arc<UpkeepError>,
+    },
+    /// The job goes on.
+    UpkeepResumed(UpkeepJob),
     /// So many events were not taken in time, and are lost.
     Missed(u64),
     /// Nothing is replicated any more: it was shut down, or there is an error that lasts.

@@ -9,4 +9,5 @@ mod resume;
 mod running;
 mod store;
 mod support;
+mod upkeep;
 mod wal;

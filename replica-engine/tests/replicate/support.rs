@@ -61,7 +61,9 @@ impl Live {
     }
 
     pub(crate) fn options(&self) -> ReplicateOptions {
-        ReplicateOptions::new(self.path(), || NOW)
+        let mut options = ReplicateOptions::new(self.path(), || NOW);
+        options.upkeep = None;
+        options
     }
 
     pub(crate) async fn replicator(
@@ -148,6 +150,12 @@ impl Live {
         let noted = self.states.entry(synced.txid.get());
         let noted = noted.or_insert_with(|| state.clone());
         assert!(*noted == state, "transaction {} was another", synced.txid);
+    }
+
+    /// Restores the latest state, and compares.
+    pub(crate) async fn assert_latest(&self, client: &(impl ReplicaClient + Clone)) {
+        let client: Arc<dyn ReplicaClient> = Arc::new(client.clone());
+        assert!(restored(&client, Target::Latest).await == self.state());
     }
 
     /// Restores each state that was noted, and compares.
