@@ -125,8 +125,7 @@ impl Making {
         merging: &Merging,
     ) -> Result<Making, UpkeepError> {
         let files = &merging.inputs;
-        let size = FETCH_AHEAD / (PIECES * files.len().max(1) as u64);
-        let size = size.clamp(PIECE_MIN, PIECE_MAX);
+        let size = piece_size(files);
         let begin = |file: FileInfo| {
             let mut input: Input =
                 Box::pin(pieces_of(Arc::clone(client), vec![file], size, FETCHES));
@@ -260,12 +259,66 @@ impl Making {
     }
 }
 
+/// How many bytes of one file are fetched at a time: what small files don't take is left to the
+/// others, so that a large file among many small ones is fetched in few requests.
+fn piece_size(files: &[FileInfo]) -> u64 {
+    let mut sizes: Vec<u64> = files.iter().map(|file| file.size).collect();
+    sizes.sort_unstable();
+    let mut left = FETCH_AHEAD;
+    for (smaller, size) in sizes.iter().enumerate() {
+        let share = left / (sizes.len() - smaller) as u64;
+        if *size > share {
+            return (share / PIECES).clamp(PIECE_MIN, PIECE_MAX);
+        }
+        left -= size;
+    }
+    PIECE_MAX
+}
+
 /// Goes on until something is needed, or there is enough to be handed on.
 fn advance(merge: &mut Merge, out: &mut Vec<u8>) -> Result<MergeStep, ltx::Error> {
     loop {
         match merge.step(out)? {
             MergeStep::Page(_) if out.len() < CHUNK_SIZE => {}
             step => return Ok(step),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replica_core::{FileId, Level, Timestamp, Txid, TxidRange};
+
+    fn files(sizes: &[u64]) -> Vec<FileInfo> {
+        let file = |size: &u64| FileInfo {
+            id: FileId {
+                level: Level::RAW,
+                txids: TxidRange::single(Txid::FIRST),
+            },
+            size: *size,
+            created_at: Timestamp::EPOCH,
+        };
+        sizes.iter().map(file).collect()
+    }
+
+    #[test]
+    fn a_large_file_among_many_small_ones_is_fetched_in_large_pieces() {
+        let mut sizes = vec![10_000; 200];
+        sizes.push(1 << 40);
+
+        assert_eq!(piece_size(&files(&sizes)), PIECE_MAX);
+    }
+
+    #[test]
+    fn what_is_fetched_of_all_files_is_bounded() {
+        for count in [1, 2, 50, INPUTS_MAX] {
+            let size = piece_size(&files(&vec![1 << 40; count]));
+
+            assert!(
+                size >= PIECE_MIN && PIECES * size * count as u64 <= FETCH_AHEAD,
+                "{count}"
+            );
         }
     }
 }
