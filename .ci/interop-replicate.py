@@ -90,12 +90,12 @@ def litestream(application, config, tree):
 
 
 def engine(application, database, tree):
-    """The engine for a while: one sync after each few transactions."""
+    """The engine for a while: one sync after each few transactions, and its upkeep in between."""
     replicate = subprocess.Popen([os.path.join(EXAMPLES, "replicate"), database, tree], text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     told = []
     for _ in range(6):
-        replicate.stdin.write("\n")
+        replicate.stdin.write(application.rnd.choice(("\n", "\n", "compact\n", "snapshot\n")))
         replicate.stdin.flush()
         line = replicate.stdout.readline().strip()
         assert line, "the engine has failed"

@@ -1,5 +1,6 @@
 //! Replicates a database to a folder, once for each line of the standard input, and says each
-//! time what it did.
+//! time what it did. Where the line is `compact` or `snapshot`, the replica's files are put together
+//! after that.
 //!
 //! ```text
 //! replicate DATABASE FOLDER
@@ -9,10 +10,10 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use replica_core::Timestamp;
-use replica_engine::{ReplicateOptions, Replicator};
+use replica_core::{ReplicaClient, Timestamp};
+use replica_engine::{Levels, ReplicateOptions, Replicator, UpkeepOptions, compact, snapshot};
 use replica_file::FileClient;
 
 #[tokio::main(flavor = "current_thread")]
@@ -24,15 +25,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|_| "usage: replicate DATABASE FOLDER")?;
     let clock = || Timestamp::from_system_time(SystemTime::now()).unwrap_or(Timestamp::EPOCH);
     let options = ReplicateOptions::new(database, clock);
+    let mut at_once = UpkeepOptions::default();
+    at_once.levels = Levels::new(vec![Duration::ZERO; 3]).ok_or("there are eight levels")?;
+    let client: Arc<dyn ReplicaClient> = Arc::new(FileClient::new(folder));
 
-    let mut replicator = Replicator::open(Arc::new(FileClient::new(folder)), options).await?;
+    let mut replicator = Replicator::open(Arc::clone(&client), options).await?;
     for line in std::io::stdin().lines() {
-        line?;
+        let line = line?;
         let synced = replicator.sync().await?;
         let files = synced.files.len();
         match synced.snapshot {
             Some(reason) => println!("{} {files} snapshot: {reason}", synced.txid),
             None => println!("{} {files}", synced.txid),
+        }
+        match line.as_str() {
+            "compact" => {
+                compact(&client, &at_once, clock()).await?;
+            }
+            "snapshot" => {
+                snapshot(&client).await?;
+            }
+            _ => {}
         }
     }
     Ok(())
