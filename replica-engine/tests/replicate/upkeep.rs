@@ -1,15 +1,17 @@
 //! The files of a replica are put together and deleted, and whatever fails meanwhile: what is
 //! promised can be restored.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use replica_core::{ErrorKind, FileId, Level, Op, ReplicaClient, Timestamp, Txid};
 use replica_engine::{
-    Event, Fault, Levels, Replication, Replicator, RestorePlan, Retention, Target, UpkeepError,
-    UpkeepJob, UpkeepOptions, compact, snapshot,
+    Event, Fault, Levels, ReplicateError, ReplicateOptions, Replication, Replicator, RestorePlan,
+    Retention, Synced, Target, UpkeepError, UpkeepJob, UpkeepOptions, compact, snapshot,
 };
 use replica_mock::{MockClient, file};
 use tokio::time::{Instant, timeout};
@@ -242,8 +244,12 @@ struct Kept {
     replication: Replication,
     events: BoxStream<'static, Event>,
     begun: Instant,
+    /// By how many seconds the clock is ahead.
+    ahead: Arc<AtomicI64>,
     /// When each state was acknowledged, and what some of them are.
     states: Vec<(Instant, Txid, Option<Vec<u8>>)>,
+    /// After which of them files of other levels than 0 were seen to end.
+    compacted: BTreeSet<Txid>,
 }
 
 fn quick() -> UpkeepOptions {
@@ -258,18 +264,29 @@ fn quick() -> UpkeepOptions {
     options
 }
 
+fn kept_options(
+    live: &Live,
+    upkeep: UpkeepOptions,
+    begun: Instant,
+    ahead: &Arc<AtomicI64>,
+) -> ReplicateOptions {
+    let mut options = live.options();
+    options.upkeep = Some(upkeep);
+    // Each transaction is asked for here, and to look for others takes time that is not paused.
+    options.poll = 200 * LONG;
+    let ahead = Arc::clone(ahead);
+    options.clock = Arc::new(move || {
+        let elapsed = begun.elapsed().as_millis() as i64 + ahead.load(Ordering::Relaxed) * 1000;
+        Timestamp::from_millis(NOW.as_millis() + elapsed)
+    });
+    options
+}
+
 impl Kept {
     async fn new(upkeep: UpkeepOptions) -> Kept {
         let (live, replica) = (Live::new(512), MockClient::new());
-        let begun = Instant::now();
-        let mut options = live.options();
-        options.upkeep = Some(upkeep);
-        // Each transaction is asked for here, and to look for others takes time that is not paused.
-        options.poll = 200 * LONG;
-        options.clock = Arc::new(move || {
-            let elapsed = begun.elapsed().as_millis() as i64;
-            Timestamp::from_millis(NOW.as_millis() + elapsed)
-        });
+        let (begun, ahead) = (Instant::now(), Arc::default());
+        let options = kept_options(&live, upkeep, begun, &ahead);
         let replicator = Replicator::open(shared(&replica), options).await;
         let replication = replicator.expect("it should start").start();
         let events = replication.events();
@@ -279,10 +296,29 @@ impl Kept {
             replication,
             events,
             begun,
+            ahead,
             states: Vec::new(),
+            compacted: BTreeSet::new(),
         };
         kept.sync().await;
         kept
+    }
+
+    /// Ends the replication, and begins anew after so many transactions and so long. The first sync
+    /// is given too.
+    async fn begun_anew(mut self, unseen: usize, pause: Duration) -> (Kept, Synced) {
+        self.replication.shut_down(SECOND).await;
+        for _ in 0..unseen {
+            self.live.run("INSERT INTO t(a) VALUES('unseen')");
+        }
+        tokio::time::sleep(pause).await;
+        let options = kept_options(&self.live, quick(), self.begun, &self.ahead);
+        let replicator = Replicator::open(shared(&self.replica), options).await;
+        let mut replicator = replicator.expect("it should start");
+        let synced = self.live.sync(&mut replicator).await;
+        self.replication = replicator.start();
+        self.events = self.replication.events();
+        (self, synced)
     }
 
     async fn sync(&mut self) {
@@ -294,6 +330,10 @@ impl Kept {
             .is_multiple_of(4)
             .then(|| self.live.state());
         self.states.push((Instant::now(), txid, state));
+        let files = self.replica.files().into_iter();
+        let compactions = files.filter(|file| file.level > Level::RAW);
+        self.compacted
+            .extend(compactions.map(|file| file.txids.max()));
     }
 
     /// Writes once each 20 seconds, for so long.
@@ -330,11 +370,8 @@ impl Kept {
         let mut promised = Vec::new();
         for (at, txid, state) in &self.states {
             let target = Target::Txid(*txid);
-            let is_compacted = |file: &replica_core::FileInfo| {
-                file.id.level > Level::RAW && file.id.txids.max() == *txid
-            };
             if at.elapsed() <= 100 * SECOND
-                || (at.elapsed() <= 2000 * SECOND && listed.iter().any(is_compacted))
+                || (at.elapsed() <= 2000 * SECOND && self.compacted.contains(txid))
             {
                 let plan = RestorePlan::new(target, &listed);
                 assert!(
@@ -599,4 +636,81 @@ async fn a_replication_that_begins_anew_goes_on_with_the_upkeep() {
             .into_iter()
             .all(|pair| pair[0].txids.max().next() == Some(pair[1].txids.min()))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_goes_on_without_a_snapshot_where_files_were_put_together_and_deleted() {
+    let mut kept = Kept::new(quick()).await;
+    for round in 0..5 {
+        kept.write_for(700).await;
+        let first = of_level(&kept.replica, 0)[0];
+        assert!(first.txids.min().get() > 2, "nothing was deleted");
+        let (unseen, pause) = (round % 2, SECOND * 700 * round as u32);
+
+        let (again, synced) = kept.begun_anew(unseen, pause).await;
+
+        assert_eq!(synced.snapshot, None, "round {round}");
+        assert_eq!(synced.files.len(), unseen, "round {round}");
+        kept = again;
+        kept.sync().await;
+        kept.assert_promises(2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_else_is_noticed_beside_the_upkeep_and_that_is_taken_for_nobody_else() {
+    let mut kept = Kept::new(quick()).await;
+    kept.write_for(2000).await;
+    let deleted = |event: &Event| matches!(event, Event::Deleted { .. });
+    assert!(kept.taken().iter().filter(|event| deleted(event)).count() > 5);
+    let newest = *of_level(&kept.replica, 0).last().expect("it stays");
+    let foreign = raw(newest.txids.max().get() + 1);
+    let content = kept.replica.content(newest).expect("it is there");
+    kept.replica.put(foreign, NOW, content.clone());
+
+    tokio::time::sleep(40 * SECOND).await;
+    kept.live.run("INSERT INTO t(a) VALUES('more')");
+    let error = kept
+        .replication
+        .sync()
+        .await
+        .expect_err("somebody else writes");
+
+    assert!(
+        matches!(&*error, ReplicateError::Conflict { file } if *file == foreign),
+        "{error}"
+    );
+    assert_eq!(kept.replica.content(foreign), Some(content));
+    kept.replica.clear_calls();
+    tokio::time::sleep(LONG).await;
+    assert_eq!(kept.replica.calls().len(), 0, "something goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_file_but_for_one_that_is_stored_in_spite_of_errors_may_go() {
+    let mut kept = Kept::new(quick()).await;
+    kept.write_for(60).await;
+    let newest = *of_level(&kept.replica, 0).last().expect("it was stored");
+    let level = Level::new(1).expect("a level");
+    let trouble = kept
+        .replica
+        .on(Op::Write)
+        .at_level(Level::RAW)
+        .times(100_000);
+    trouble.after_applying().fail(ErrorKind::Unavailable);
+    kept.live.run("INSERT INTO t(a) VALUES('stored')");
+    // So that it is listed what there is.
+    kept.replica
+        .on(Op::Write)
+        .at_level(level)
+        .fail(ErrorKind::Unavailable);
+    let sync = timeout(1000 * SECOND, kept.replication.sync()).await;
+    sync.expect_err("the store fails");
+    assert_eq!(kept.replica.content(newest), None, "it is still there");
+
+    kept.replica.clear_faults();
+    kept.sync().await;
+
+    kept.write_for(100).await;
+    kept.assert_promises(2).await;
 }
