@@ -33,7 +33,7 @@ pub use status::{Ended, Event, Status, Trouble};
 use crate::database::{Database, Observed};
 use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
-use crate::upkeep::{self, Catalogue, Known, UpkeepOptions};
+use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
 use crate::wal::WalHeader;
 use decide::Place;
 pub(crate) use pending::lock;
@@ -184,6 +184,8 @@ pub struct Replicator {
     stored: Stored,
     /// What the replica had when this was opened, as long as nothing was stored since.
     listed: Option<Catalogue>,
+    /// When this was opened, at a time that is certain not to be ahead.
+    certain: Moment,
     /// Whoever wants to know which files are stored.
     known: Option<Arc<Known>>,
 }
@@ -233,6 +235,7 @@ impl Replicator {
             }
             Some(newest) => newest.place(&files, &database, &client).await?,
         };
+        let certain = listed.certain((options.clock)());
         Ok(Replicator {
             client,
             options,
@@ -255,6 +258,7 @@ impl Replicator {
                 .map(|file| (file.id, Some(file.size)))
                 .collect(),
             stored: Stored::default(),
+            certain,
             listed: Some(listed),
             known: None,
         })

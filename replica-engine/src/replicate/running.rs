@@ -116,7 +116,7 @@ impl Replicator {
         let known = Arc::new(Known::new(listed.unwrap_or_default()));
         self.known = Some(Arc::clone(&known));
         let (client, clock) = (Arc::clone(&self.client), Arc::clone(&self.options.clock));
-        let keeper = Keeper::new(client, upkeep, clock, known, is_doubtful);
+        let keeper = Keeper::new(client, upkeep, clock, known, self.certain, is_doubtful);
         let (tell, events) = (tell.clone(), events.clone());
         let told = move |told: Told| {
             let happened = note(&tell, told);

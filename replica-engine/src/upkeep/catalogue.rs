@@ -1,5 +1,6 @@
 //! What a replica has, kept in memory, so that nothing is listed while nothing changes. No I/O.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -73,6 +74,16 @@ impl Catalogue {
         self.levels.iter().flat_map(BTreeMap::values)
     }
 
+    /// Now, where the clock says `now`, at a time that is not ahead: that of the last file, if the
+    /// clock says a later one. It may have been wrong ever since this process began.
+    pub(crate) fn certain(&self, now: Timestamp) -> Moment {
+        let times = self
+            .entries()
+            .map(|entry| (entry.max(), entry.info.created_at));
+        let last = times.max_by_key(|(txid, time)| (*txid, Reverse(*time)));
+        Moment::at(last.map_or(now, |(_, time)| time.min(now)))
+    }
+
     /// The same, as a listing has them.
     pub(crate) fn files(&self) -> Vec<FileInfo> {
         self.entries().map(|entry| entry.info).collect()
@@ -107,21 +118,28 @@ impl Moment {
         Moment { time, at }
     }
 
-    /// How long it is until the file is as old as `age`: by its own time or by how long it has been
-    /// known, so that a clock that was set back delays nothing.
-    pub(crate) fn until_due(&self, entry: &Entry, age: Duration) -> Duration {
-        let by_time = self.until_older(&entry.info, age);
-        by_time.min(self.until_known(entry, age))
+    /// The later moment `now`, at the time that has come by then at least, where it was this one
+    /// before: no more has passed than the clock says that is never set. One that says less is
+    /// believed.
+    pub(crate) fn certain_at(&self, now: Moment) -> Moment {
+        let passed = now.at.saturating_duration_since(self.at).as_millis();
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        let time = self.time.as_millis().saturating_add(passed);
+        Moment {
+            time: Timestamp::from_millis(time).min(now.time),
+            at: now.at,
+        }
     }
 
-    /// How long it is until the time of the file is so long ago. A clock that was set back delays
-    /// that, since nothing tells how old the file is.
-    pub(crate) fn until_older(&self, file: &FileInfo, age: Duration) -> Duration {
-        let (now, then) = (self.time.as_millis(), file.created_at.as_millis());
-        let elapsed = i128::from(now) - i128::from(then);
-        let age = i128::try_from(age.as_millis()).unwrap_or(i128::MAX);
-        let left = age.saturating_sub(elapsed).max(0);
-        Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX))
+    /// How long it is until the file is as old as `age`: by its own time or by how long it has been
+    /// known, so that a clock that was set back delays nothing.
+    pub(crate) fn until_older(&self, entry: &Entry, age: Duration) -> Duration {
+        let then = entry.info.created_at.as_millis();
+        let elapsed = i128::from(self.time.as_millis()) - i128::from(then);
+        let span = i128::try_from(age.as_millis()).unwrap_or(i128::MAX);
+        let left = span.saturating_sub(elapsed).max(0);
+        let by_time = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
+        by_time.min(self.until_known(entry, age))
     }
 
     /// How long it is until the file has been known to be there for so long.

@@ -96,7 +96,10 @@ pub(crate) fn compaction(
             }
         }
     };
-    let wait = run.iter().map(|entry| now.until_due(entry, interval)).min();
+    let wait = run
+        .iter()
+        .map(|entry| now.until_older(entry, interval))
+        .min();
     Ok(match (wait, span(&run)) {
         (Some(Duration::ZERO), Some(txids)) => Due::Now(Merging {
             output: FileId { level, txids },
@@ -130,7 +133,7 @@ pub(crate) fn snapshot(
     if last.is_some_and(|last| last.max() >= state) {
         return Ok(Due::Never);
     }
-    let wait = last.map_or(Duration::ZERO, |last| now.until_due(last, interval));
+    let wait = last.map_or(Duration::ZERO, |last| now.until_older(last, interval));
     if wait > Duration::ZERO {
         return Ok(Due::After(wait));
     }

@@ -110,6 +110,8 @@ pub(crate) struct Keeper {
     options: UpkeepOptions,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     known: Arc<Known>,
+    /// A moment whose time is certain not to be ahead.
+    certain: Moment,
     /// Whether the replica may have something else than is known.
     is_doubtful: bool,
     failing: BTreeMap<UpkeepJob, Failing>,
@@ -140,12 +142,14 @@ enum Work {
 }
 
 impl Keeper {
-    /// Keeps the replica behind `client`. It is listed first, unless `known` is all that it has.
+    /// Keeps the replica behind `client`. It is listed first, unless `known` is all that it has. The
+    /// time of the moment `certain` must not be ahead, whatever `clock` says.
     pub(crate) fn new(
         client: Arc<dyn ReplicaClient>,
         options: UpkeepOptions,
         clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
         known: Arc<Known>,
+        certain: Moment,
         is_doubtful: bool,
     ) -> Keeper {
         Keeper {
@@ -153,6 +157,7 @@ impl Keeper {
             options,
             clock,
             known,
+            certain,
             is_doubtful,
             failing: BTreeMap::new(),
         }
@@ -181,9 +186,15 @@ impl Keeper {
         }
     }
 
-    /// Decides what to do next. A job that has failed does not keep others waiting.
-    fn next(&self) -> Next {
+    /// Decides what to do next. A job that has failed does not keep others waiting. What the clock
+    /// says is good enough to put files together, and not to delete them.
+    fn next(&mut self) -> Next {
         let now = Moment::at((self.clock)());
+        let certain = self.certain.certain_at(now);
+        if certain.time == now.time {
+            // So that fractions of milliseconds don't add up.
+            self.certain = certain;
+        }
         let again = |job| self.failing.get(&job).map(|failing| failing.again);
         if self.is_doubtful {
             return match again(UpkeepJob::Listing).filter(|again| *again > now.at) {
@@ -197,7 +208,7 @@ impl Keeper {
             let pause = again(job);
             let next = match pause.filter(|again| *again > now.at) {
                 Some(again) => Some(again),
-                None => match self.due(job, &catalogue, now) {
+                None => match self.due(job, &catalogue, now, certain) {
                     Ok(Due::Now(work)) => return Next::Work(job, work),
                     Err(error) => return Next::Work(job, Work::Fail(error)),
                     Ok(_) if pause.is_some() => return Next::Mended(job),
@@ -224,6 +235,7 @@ impl Keeper {
         job: UpkeepJob,
         catalogue: &Catalogue,
         now: Moment,
+        certain: Moment,
     ) -> Result<Due<Work>, PlanError> {
         let options = &self.options;
         match job {
@@ -242,7 +254,9 @@ impl Keeper {
                 Ok(due.map(Work::Merge))
             }
             UpkeepJob::Retention => match &options.retention {
-                Some(retention) => Ok(superfluous(catalogue, retention, now)?.map(Work::Delete)),
+                Some(retention) => {
+                    Ok(superfluous(catalogue, retention, certain)?.map(Work::Delete))
+                }
                 None => Ok(Due::Never),
             },
         }

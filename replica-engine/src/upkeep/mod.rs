@@ -22,10 +22,9 @@ pub use error::UpkeepError;
 pub use keeper::{UpkeepJob, UpkeepTrouble};
 pub use options::{Levels, Retention, UpkeepOptions};
 
-pub(crate) use catalogue::Catalogue;
+pub(crate) use catalogue::{Catalogue, Moment};
 pub(crate) use keeper::{Keeper, Known, Told};
 
-use catalogue::Moment;
 use due::Due;
 
 /// Puts those files of the replica behind `client` together that it is time for at `now`, as

@@ -259,7 +259,8 @@ proptest! {
         spared in prop::collection::vec(any::<bool>(), 24),
     ) {
         let begun = Instant::now();
-        let now = Moment { time: Timestamp::from_millis(5_000_000), at: begun + 10_000 * SECOND };
+        // All have been known for longer than the grace is, and not for so long that each is old.
+        let now = Moment { time: Timestamp::from_millis(5_000_000), at: begun + 400 * SECOND };
         let mut catalogue = known(files, begun);
         let before = catalogue.files();
         let retention = Retention { raw: 500 * SECOND, states: 2500 * SECOND, grace: 100 * SECOND };
@@ -458,7 +459,7 @@ fn a_snapshot_is_made_when_there_is_none_and_when_the_last_one_is_old() {
     assert_eq!(output(none), (file(9, 1, 5, 0).id, 2));
 }
 
-/// What goes, by the files' ages, where all have been known for long.
+/// What goes, by the files' ages, where all have been known for longer than the grace is.
 fn gone(files: &[FileInfo]) -> Vec<FileId> {
     let (catalogue, now) = catalogue(files);
     let retention = Retention {
@@ -467,7 +468,7 @@ fn gone(files: &[FileInfo]) -> Vec<FileId> {
         grace: 50 * SECOND,
     };
     let now = Moment {
-        at: now.at + 100 * SECOND,
+        at: now.at + 60 * SECOND,
         ..now
     };
     match superfluous(&catalogue, &retention, now).expect("it is whole") {

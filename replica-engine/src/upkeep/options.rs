@@ -31,7 +31,10 @@ impl Default for UpkeepOptions {
     }
 }
 
-/// For how long files are kept. The newest state is always kept.
+/// For how long files are kept. The newest state is always kept, whatever the clock says.
+///
+/// How old a file is by its time is believed only as far as the clock can't be ahead: after a pause
+/// of replication files stay for longer, until the process has known them for the times given here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {

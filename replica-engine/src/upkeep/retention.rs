@@ -23,6 +23,8 @@ use crate::{PlanError, RestorePlan, Target};
 ///    that one, and everything before it, is older than [`Retention::states`]. So the last one that
 ///    is as old stays, with everything after it.
 ///
+/// The time of `now` must not be ahead: that of whoever deletes is [`Moment::certain_at`] it.
+///
 /// That is enough where times ascend as transactions do. Where they don't, as in a folder whose
 /// files were touched, nothing goes that makes a younger file useless.
 ///
@@ -89,7 +91,7 @@ fn compacted(
         };
         let wait = members()
             .chain([compaction])
-            .map(|entry| now.until_older(&entry.info, age))
+            .map(|entry| now.until_older(entry, age))
             .max()
             .unwrap_or(Duration::MAX)
             .max(now.until_known(compaction, retention.grace));
@@ -110,7 +112,7 @@ fn outdated(
     let wholes: Vec<(&Entry, Duration)> = wholes
         .map(|whole| {
             let before = (catalogue.entries()).filter(|entry| entry.max() <= whole.max());
-            let waits = before.map(|entry| now.until_older(&entry.info, age));
+            let waits = before.map(|entry| now.until_older(entry, age));
             let known = now.until_known(whole, retention.grace);
             (whole, waits.max().unwrap_or(Duration::MAX).max(known))
         })
@@ -148,7 +150,7 @@ fn loses_promised(
             _ => retention.states,
         };
         let state = entry.max();
-        now.until_older(&entry.info, span.saturating_add(retention.grace)) > Duration::ZERO
+        now.until_older(entry, span.saturating_add(retention.grace)) > Duration::ZERO
             && before.contains_key(&state)
             && !after.contains_key(&state)
     })

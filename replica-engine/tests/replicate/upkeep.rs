@@ -321,6 +321,10 @@ impl Kept {
         (self, synced)
     }
 
+    fn set_clock_ahead(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
+    }
+
     async fn sync(&mut self) {
         let synced = timeout(LONG, self.replication.sync()).await;
         let txid = synced.expect("in time").expect("replication goes on");
@@ -713,4 +717,33 @@ async fn the_newest_file_but_for_one_that_is_stored_in_spite_of_errors_may_go() 
 
     kept.write_for(100).await;
     kept.assert_promises(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_the_clock_says_promises_are_kept() {
+    const A_DAY: i64 = 24 * 60 * 60;
+    for begins_anew in [false, true] {
+        let mut kept = Kept::new(quick()).await;
+        kept.write_for(2600).await;
+        // Nothing tells where it is ahead in one run, and in the next one too.
+        let still_ahead = if begins_anew { 0 } else { 900 };
+        for ahead in [A_DAY, 0, -A_DAY, 0, 1800, still_ahead, -20_000 * A_DAY, 0] {
+            kept.set_clock_ahead(ahead);
+            if begins_anew {
+                kept = kept.begun_anew(0, 10 * SECOND).await.0;
+            }
+            for _ in 0..3 {
+                kept.write_for(100).await;
+                kept.assert_promises(1).await;
+            }
+        }
+        kept.write_for(4500).await;
+
+        kept.assert_promises(3).await;
+        assert!(kept.replication.status().upkeep.is_empty());
+        let count = |level| of_level(&kept.replica, level).len();
+        assert!(count(0) <= 15, "{} at level 0", count(0));
+        assert!(count(1) < 90, "{} at level 1", count(1));
+        assert!(count(9) <= 4, "{} snapshots", count(9));
+    }
 }
