@@ -199,6 +199,15 @@ async fn litestreams_files_are_gone_on_with_where_all_of_the_log_is_in_them() {
 }
 
 #[tokio::test]
+async fn it_goes_on_where_a_file_of_the_log_was_put_together_with_others_and_deleted() {
+    let (live, replica, _) = forked().await;
+    replica.put(file(1, 3..=3), NOW, stored(&replica, 3));
+    replica.remove(raw(3));
+
+    check(live, replica, None).await;
+}
+
+#[tokio::test]
 async fn files_that_do_not_go_on_from_each_other_are_gone_on_without() {
     let (live, replica, _) = forked().await;
     // Somebody else has written the third file once more.
