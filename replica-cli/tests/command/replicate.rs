@@ -44,15 +44,15 @@ fn the_log_is_for_people_unless_json_is_asked_for() {
     let (path, url) = (live.path().display().to_string(), live.url());
     let told = [
         format!(" info  {path}: replicating to {url}"),
-        format!(" info  {path}: stored the whole database, up to transaction 0000000000000001 ("),
+        format!(" info  {path}: stored the whole database, up to transaction 0000000000000002 ("),
         format!(
             " info  {path}: everything that was committed is stored, up to transaction \
-             0000000000000001"
+             0000000000000002"
         ),
         format!(" info  {path}: storing what is committed, for 30.0 s at most"),
         format!(
             " info  {path}: stopped: everything that was committed is stored, up to transaction \
-             0000000000000001"
+             0000000000000002"
         ),
     ];
     assert_eq!(ran.lines.len(), told.len(), "{ran:#?}");
@@ -90,10 +90,10 @@ fn once_stores_what_is_missing_and_ends() {
     assert_eq!(first["snapshot"], "the replica is empty");
     assert_eq!(
         (&first["files"], &second["files"], &third["files"]),
-        (&1.into(), &0.into(), &1.into())
+        (&2.into(), &0.into(), &1.into())
     );
     assert_eq!(third["snapshot"], Value::Null);
-    assert_eq!(third["txid"], "0000000000000002");
+    assert_eq!(third["txid"], "0000000000000003");
     assert_eq!(restored(&live.url()), live.rows());
 }
 
@@ -104,12 +104,12 @@ fn once_says_what_it_did() {
     let second = replica(live.plain_args(&["-once"])).ended(0);
 
     let begin = format!(
-        "{} has {} up to transaction 0000000000000001: ",
+        "{} has {} up to transaction 0000000000000002: ",
         live.url(),
         live.path().display()
     );
     assert!(
-        first.stdout.starts_with(&format!("{begin}stored 1 file, ")),
+        first.stdout.starts_with(&format!("{begin}stored 2 files, ")),
         "{first:?}"
     );
     assert!(
@@ -224,7 +224,7 @@ fn a_missing_database_is_restored_first() {
     send("TERM", running.id());
 
     running.end(0);
-    assert_eq!(restored_to["txid"], "0000000000000001");
+    assert_eq!(restored_to["txid"], "0000000000000002");
     assert_eq!(restored(&live.url()), live.rows());
     assert_eq!(live.rows().len(), rows_before.len() + 2);
 }
@@ -360,7 +360,7 @@ fn what_could_not_be_stored_in_time_is_told() {
         error["message"],
         format!(
             "not everything that was committed to {} is in {url}: the last transaction there is \
-             0000000000000001",
+             0000000000000002",
             live.path().display()
         )
     );
@@ -798,7 +798,7 @@ fn what_can_not_be_written_to_is_told_at_once() {
     );
     assert!(unchanged);
     let told = format!(
-        "error: could not open file://{}\n  cause: file: write 0/",
+        "error: could not open file://{}\n  cause: file: write 9/",
         open.join("closed").display()
     );
     assert!(
