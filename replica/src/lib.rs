@@ -99,9 +99,10 @@ pub use replica_core::{
 };
 pub use replica_engine::{
     CheckProgress, Checked, Checkpoint, Checkpointed, Damage, Ended, Event, Existing, Fault,
-    Finding, Integrity, PlanError, Progress, ReplicateError, ReplicateOptions, Replication,
-    Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, SnapshotReason,
-    Status, Synced, Target, Trouble, check, plan, restore,
+    Finding, Integrity, Levels, PlanError, Progress, ReplicateError, ReplicateOptions, Replication,
+    Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, Retention,
+    SnapshotReason, Status, Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions,
+    UpkeepTrouble, check, compact, plan, restore, snapshot,
 };
 pub use stack::{stack, stack_to_replicate};
 

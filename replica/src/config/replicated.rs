@@ -13,7 +13,8 @@ use crate::{Location, ReplicateOptions, now};
 pub struct Replicated {
     /// The database and its settings: `sync-interval` is the window, `monitor-interval` says how
     /// often the log is looked at, and `checkpoint-interval` and `min-checkpoint-page-count` when it
-    /// is checkpointed.
+    /// is checkpointed. There is no upkeep, so files are only added: what the configuration says of
+    /// levels, snapshots and retention is not read.
     pub options: ReplicateOptions,
     /// Where its replica is kept.
     pub location: Location,
@@ -70,6 +71,8 @@ fn replicated(entry: &yaml::Database, defaults: &yaml::Replica) -> Result<Replic
     let path = filled(&entry.path).map(absolute).ok_or(Fault::Unnamed)?;
     let replica = replica(entry, defaults)?;
     let mut options = ReplicateOptions::new(path, now);
+    // What the configuration says of that is not read, and may be to keep files for longer.
+    options.upkeep = None;
     if let Some(window) = interval("sync-interval", &replica.sync_interval)? {
         options.window = window;
     }
@@ -185,6 +188,7 @@ mod tests {
         );
         assert_eq!(b.options.checkpoint_interval, seconds(3600));
         assert_eq!(b.options.checkpoint_pages, 20);
+        assert_eq!((&a.options.upkeep, &b.options.upkeep), (&None, &None));
         assert_eq!(config.exec(), Some("app -v"));
         assert_eq!(
             config.shutdown_sync_timeout().expect("a time"),

@@ -192,6 +192,8 @@ impl ReplicateArgs {
         }
         let waits = order.exec.is_some();
         for job in &mut order.jobs {
+            // Nobody can say for how long files are to be kept.
+            job.options.upkeep = None;
             job.restore |= self.restore_if_db_not_exists;
             job.wait = !self.once && (waits || job.restore);
         }
