@@ -109,7 +109,9 @@ fn once_says_what_it_did() {
         live.path().display()
     );
     assert!(
-        first.stdout.starts_with(&format!("{begin}stored 2 files, ")),
+        first
+            .stdout
+            .starts_with(&format!("{begin}stored 2 files, ")),
         "{first:?}"
     );
     assert!(
