@@ -43,7 +43,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
     live.run("PRAGMA busy_timeout=0");
     let mut running: Option<Replicator> = None;
     let mut reader = None;
-    // A log that is begun anew twice before anything is written to it is not gone on with.
+    // A log that is begun anew twice before anything is committed to it is not gone on with.
     let mut may_be_missed = true;
     // Whether anything has happened since the newest file that the next start may not know of.
     let mut is_disturbed = true;
@@ -53,7 +53,11 @@ async fn play(page_size: u32, steps: Vec<Step>) {
         is_disturbed |= !matches!(step, Step::Sync | Step::Resume | Step::Stop | Step::Read);
         match step {
             Step::Change(change) => {
-                may_be_missed |= matches!(change, Change::Checkpoint("TRUNCATE"));
+                // What is rolled back may have begun it anew too.
+                may_be_missed |= matches!(
+                    change,
+                    Change::Checkpoint("TRUNCATE") | Change::Write { ends: false, .. }
+                );
                 change.make(live.application());
             }
             Step::Sync => {
