@@ -45,6 +45,12 @@ async fn next(events: &mut BoxStream<'static, Event>) -> Event {
         .expect("the replication should not have ended")
 }
 
+/// Waits until such a thing happens.
+async fn until(events: &mut BoxStream<'static, Event>, happens: impl Fn(&Event) -> bool) {
+    let wait = async { while !happens(&next(events).await) {} };
+    timeout(LONG, wait).await.expect("it should happen");
+}
+
 async fn next_but_checkpoints(events: &mut BoxStream<'static, Event>) -> Event {
     loop {
         match next(events).await {
@@ -211,7 +217,8 @@ async fn a_checkpoint_that_fails_hides_no_sync_that_has_succeeded() {
     let replication = replicator.expect("it should start").start();
     let mut events = replication.events();
     // Until then it may checkpoint before it syncs.
-    while !matches!(next(&mut events).await, Event::Checkpointed(done) if done.recycled) {}
+    let recycled = |event: &Event| matches!(event, Event::Checkpointed(done) if done.recycled);
+    until(&mut events, recycled).await;
 
     // Nobody else can read such a schema, as a checkpoint must.
     live.run(
@@ -229,7 +236,8 @@ async fn a_checkpoint_that_fails_hides_no_sync_that_has_succeeded() {
     let trouble = replication.status().checkpoint_trouble;
     assert!(trouble.is_some_and(|trouble| trouble.since == NOW));
     live.run("DELETE FROM sqlite_schema WHERE name = 'x'; PRAGMA schema_version=1001");
-    while !matches!(next(&mut events).await, Event::Checkpointed(_)) {}
+    let checkpointed = |event: &Event| matches!(event, Event::Checkpointed(_));
+    until(&mut events, checkpointed).await;
     assert!(replication.status().checkpoint_trouble.is_none());
     synced(&replication).await;
     assert_restorable(&live, &replica).await;
