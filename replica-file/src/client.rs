@@ -558,7 +558,11 @@ mod tests {
             .map(|calls| calls.iter().filter(|call| call.starts_with("write")))
             .map(Iterator::count)
             .collect();
-        assert_eq!(unsynced, [256, 256, 8, 0], "quarters of a MiB before each sync");
+        assert_eq!(
+            unsynced,
+            [256, 256, 8, 0],
+            "quarters of a MiB before each sync"
+        );
     }
 
     /// Such a sync can't be interrupted, so a dropped write went on, and its temporary file stayed,

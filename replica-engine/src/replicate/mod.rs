@@ -22,7 +22,7 @@ use ltx::{PageSize, Txid};
 use replica_core::{
     FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub use checkpoint::{Checkpoint, Checkpointed};
 pub use decide::SnapshotReason;
@@ -371,6 +371,22 @@ impl Replicator {
         Ok(done.checkpointed)
     }
 
+    /// Looks once more whether what was stored is still there as it was stored: to be called at the
+    /// end, since nobody looks after it. It costs a request or two where anything was stored, and
+    /// none where nothing was.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicateError::Conflict`] where somebody else has written to the replica, so that nobody
+    /// knows what a restore would give; [`ReplicateError::Store`] where that can't be found out.
+    pub async fn confirm(&mut self) -> Result<(), ReplicateError> {
+        if self.stored.files == 0 {
+            return Ok(());
+        }
+        sleep(self.client.capabilities().list_lag).await;
+        self.look(None).await
+    }
+
     /// Stores one file, if there is anything to store.
     async fn store_next(
         &mut self,
@@ -391,7 +407,7 @@ impl Replicator {
             .looked
             .is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN)
         {
-            self.look(&pending).await?;
+            self.look(Some(&pending)).await?;
         }
 
         let (start, info) = match self.store(&pending).await {
@@ -474,7 +490,7 @@ impl Replicator {
     /// last look is there as it was stored, but for what was deleted when it was old, and nothing
     /// else is. What upkeep does is no conflict: it adds nothing to level 0, and leaves the last file
     /// there.
-    async fn look(&mut self, pending: &Pending) -> Result<(), ReplicateError> {
+    async fn look(&mut self, pending: Option<&Pending>) -> Result<(), ReplicateError> {
         let raws = self.ours.keys().filter(|file| file.level == Level::RAW);
         let from = match (raws.min(), self.last) {
             (Some(first), _) => first.txids.min(),
@@ -496,7 +512,9 @@ impl Replicator {
         }
         let is_ours = |file: &FileInfo| match self.ours.get(&file.id) {
             Some(size) => size.is_none_or(|size| size == file.size),
-            None => file.id == pending.file() && pending.may_be_stored(),
+            None => {
+                pending.is_some_and(|pending| file.id == pending.file() && pending.may_be_stored())
+            }
         };
         if let Some(other) = listed.iter().find(|file| !is_ours(file)) {
             return Err(ReplicateError::Conflict { file: other.id });

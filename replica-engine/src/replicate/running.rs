@@ -261,9 +261,18 @@ impl Running {
             self.watch.forget();
             let (begun, now) = (Instant::now(), (self.replicator.options.clock)());
             let quiet = self.looks.is_quiet();
-            let Some(synced) = self.sync().await else {
+            let Some(mut synced) = self.sync().await else {
                 break None;
             };
+            if is_last && let Ok(stored) = synced {
+                let Running {
+                    replicator, stops, ..
+                } = &mut self;
+                let Some(confirmed) = within(stops, replicator.confirm()).await else {
+                    break None;
+                };
+                synced = confirmed.map(|()| stored);
+            }
             match synced {
                 Ok(stored) => {
                     self.looks.looked(begun, stored);

@@ -286,6 +286,25 @@ async fn somebody_else_who_writes_to_the_replica_ends_it() {
     assert!(replica.content(raw(3)).is_none());
 }
 
+/// Nobody looks after the end: two short runs on one replica ended well, and what was restored was
+/// of one database and of the other.
+#[tokio::test]
+async fn a_shutdown_tells_of_somebody_else_who_has_written() {
+    let (live, replica, replication) = running().await;
+    insert(&live);
+    replication.sync().await.expect("a sync should succeed");
+    replica.put(file(0, 7..=7), NOW, stored(&replica, 1));
+
+    let ended = replication.shut_down(LONG).await;
+
+    let trouble = ended.status.trouble.expect("it is told");
+    assert!(
+        matches!(*trouble.error, ReplicateError::Conflict { .. }),
+        "{trouble:?}"
+    );
+    assert!(!ended.complete);
+}
+
 #[tokio::test]
 async fn a_shutdown_stores_what_was_committed() {
     let (live, replica, replication) = running().await;

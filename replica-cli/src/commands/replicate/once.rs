@@ -27,6 +27,7 @@ pub(super) async fn run(jobs: Vec<Job>, json: bool, log: &Log) -> Result<Status,
         let wrong = |error| failed(&error, &database);
         let mut replicator = Replicator::open(client, options).await.map_err(wrong)?;
         let synced = replicator.sync().await.map_err(wrong)?;
+        replicator.confirm().await.map_err(wrong)?;
         // What is stored may leave the log, so that it does not grow from one time to the next.
         replicator.upkeep(true).await.map_err(wrong)?;
         match json {
