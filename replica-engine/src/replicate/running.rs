@@ -1,5 +1,6 @@
 //! Replicates for as long as it is wanted.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -251,10 +252,11 @@ struct Running {
 
 impl Running {
     async fn run(mut self) {
+        let mut panicked = None;
         let error = loop {
             let is_last = self.stops.borrow().is_some();
             if is_last {
-                self.end_upkeep().await;
+                panicked = panicked.or(self.end_upkeep().await);
             }
             let wanted = *self.wants.borrow_and_update();
             // What is written from here on is looked at once more.
@@ -302,23 +304,21 @@ impl Running {
                 }
             }
         };
-        self.end_upkeep().await;
+        panicked = panicked.or(self.end_upkeep().await);
         self.tell
             .send_modify(|progress| progress.status.ended = true);
         self.events.send(Event::Ended(error)).ok();
-    }
-
-    /// Ends the upkeep, and returns when it has.
-    async fn end_upkeep(&mut self) {
-        let Some(mut upkeep) = self.upkeep.take() else {
-            return;
-        };
-        upkeep.abort();
-        if let Err(error) = (&mut upkeep).await
-            && let Ok(panic) = error.try_into_panic()
-        {
+        // Not before what is committed was stored: that does not need the upkeep.
+        if let Some(panic) = panicked {
             std::panic::resume_unwind(panic);
         }
+    }
+
+    /// Ends the upkeep, and returns when it has, with what it has panicked with, if it has.
+    async fn end_upkeep(&mut self) -> Option<Box<dyn Any + Send>> {
+        let upkeep = self.upkeep.take()?;
+        upkeep.abort();
+        upkeep.await.err()?.try_into_panic().ok()
     }
 
     /// Stores what is committed, and says whether that was anything; `None` where there is no time

@@ -1,12 +1,13 @@
 //! A replication that runs by itself.
 
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use replica_core::{ErrorKind, Op};
-use replica_engine::{Event, ReplicateError, Replication, SnapshotReason, Target};
+use replica_engine::{Event, ReplicateError, Replication, SnapshotReason, Target, UpkeepOptions};
 use replica_mock::{MockClient, file};
 use tokio::time::{Instant, timeout};
 
@@ -318,6 +319,32 @@ async fn a_shutdown_stores_what_was_committed() {
     let mut replicator = live.started(&replica).await;
     let synced = replicator.sync().await.expect("a sync should succeed");
     assert_eq!(synced.snapshot, None);
+}
+
+/// The panic was passed on before the last sync, which was then never made.
+#[tokio::test]
+async fn a_shutdown_stores_what_was_committed_though_the_upkeep_has_panicked() {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let mut options = live.options();
+    options.upkeep = Some(UpkeepOptions::default());
+    let upkeep = OnceLock::new();
+    options.clock = Arc::new(move || {
+        // The upkeep's is the first task that asks.
+        if let Some(task) = tokio::task::try_id() {
+            assert_ne!(upkeep.get_or_init(|| task), &task, "the upkeep panics");
+        }
+        NOW
+    });
+    let opened = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = opened.expect("a live database").start();
+    synced(&replication).await;
+    insert(&live);
+
+    let shut_down = AssertUnwindSafe(replication.shut_down(LONG));
+    let ended = shut_down.catch_unwind().await;
+
+    assert!(ended.is_err(), "it was not passed on");
+    assert_restorable(&live, &replica).await;
 }
 
 #[tokio::test]
