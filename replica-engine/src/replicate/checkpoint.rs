@@ -53,12 +53,30 @@ pub(crate) struct Done {
     /// Whether everything that was in the log when it was begun anew, or will be, is in the
     /// replica or in `pending`.
     pub(crate) complete: bool,
-    /// Whether there is nothing in the log.
+    /// Whether there is nothing in the log, or was nothing when all of what it holds was yet to
+    /// come.
     pub(crate) empty: bool,
     /// The log that waits to be begun anew.
     pub(crate) recycled: Option<WalHeader>,
     /// What was committed since the last sync, where it had to be copied.
     pub(crate) pending: Option<Pending>,
+}
+
+impl Done {
+    /// What is known without a checkpoint where the replica has everything up to `place`, and
+    /// `observed` is seen under the first new hold, or under one on the very same frames.
+    ///
+    /// The log that `place` is in can't be begun anew before more of it is copied, where it has not
+    /// been yet. A log that was empty has gained at most frames that this hold is on.
+    fn of(place: &Place, observed: &Observed) -> Done {
+        let is_another = observed.header != Ok(*place.end.header());
+        let complete = place.complete && (is_another || observed.frames <= place.end.frames());
+        Done {
+            complete,
+            empty: complete && is_another && (place.empty || observed.frames == 0),
+            ..Done::default()
+        }
+    }
 }
 
 impl Preparing {
@@ -69,11 +87,13 @@ impl Preparing {
             return Ok(Done::default());
         };
         let mut done = match how {
-            Checkpoint::Gentle => Done {
-                checkpointed: gentle(&mut database, &place.end)?,
-                complete: self.is_complete(&database, &place)?,
-                ..Done::default()
-            },
+            Checkpoint::Gentle => {
+                let checkpointed = gentle(&mut database, &place.end)?;
+                Done {
+                    checkpointed,
+                    ..Done::of(&place, &database.observe()?)
+                }
+            }
             Checkpoint::Firm => self.firm(&mut database, &place)?,
         };
         let end = match &done.pending {
@@ -92,7 +112,7 @@ impl Preparing {
             done.recycled = Some(*end.header());
             if done.complete && database.wal_len()? > wal_max {
                 let truncated = database.truncate()?;
-                done.empty = matches!(truncated, Backfill::Done { frames: 0, .. });
+                done.empty |= matches!(truncated, Backfill::Done { frames: 0, .. });
             }
         }
         Ok(done)
@@ -111,22 +131,11 @@ impl Preparing {
             ahead => ahead?,
         };
         if !database.lock_writers()? {
-            return Ok(Done {
-                complete: self.is_complete(database, place)?,
-                ..Done::default()
-            });
+            return Ok(Done::of(place, &database.observe()?));
         }
         let done = self.while_nobody_writes(database, ahead);
         database.unlock_writers()?;
         done
-    }
-
-    /// Whether the log that `place` is in can't be begun anew before more of it is copied, where it
-    /// has not been yet.
-    fn is_complete(&self, database: &Database, place: &Place) -> Result<bool, ReplicateError> {
-        let observed = database.observe()?;
-        let is_another = observed.header != Ok(*place.end.header());
-        Ok(place.complete && (is_another || observed.frames <= place.end.frames()))
     }
 
     /// Copies what was committed since the last sync to memory, as long as writers are not much

@@ -285,7 +285,7 @@ impl Parts {
         let place = Place {
             end,
             commit: newest.header.commit(),
-            complete: false,
+            complete: observed.frames == end.frames(),
             empty: false,
         };
         Ok(Ok(Claim {

@@ -129,6 +129,40 @@ async fn a_checkpoint_of_a_log_that_was_emptied_meanwhile_leads_to_no_snapshot()
 }
 
 #[tokio::test]
+async fn a_checkpoint_of_an_empty_log_leads_to_no_snapshot() {
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        let (mut live, replica, mut replicator) = replicating().await;
+        checkpoint(&mut replicator, how).await;
+        live.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        live.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        live.sync(&mut replicator).await;
+
+        checkpoint(&mut replicator, how).await;
+        insert(&live);
+        let synced = live.sync(&mut replicator).await;
+
+        assert_eq!(synced.snapshot, None, "{how:?}");
+        live.assert_restorable(replica).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_start_after_a_checkpoint_of_all_leads_to_no_snapshot() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    insert(&live);
+    checkpoint(&mut replicator, Checkpoint::Gentle).await;
+    live.sync(&mut replicator).await;
+    drop(replicator);
+
+    let mut replicator = live.started(&replica).await;
+    insert(&live);
+    let synced = live.sync(&mut replicator).await;
+
+    assert_eq!(synced.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
 async fn a_process_that_is_killed_after_a_checkpoint_leads_to_a_snapshot() {
     let (mut live, replica, mut replicator) = replicating().await;
     insert(&live);
