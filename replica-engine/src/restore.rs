@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ltx::Header;
 use replica_core::{Error, ErrorKind, FileInfo, ReplicaClient, Timestamp, Txid};
+use tokio::task::JoinHandle;
 
 use crate::apply::{Applied, Assembly, Failure, apply};
 use crate::damage::ReadFailure;
@@ -372,7 +373,12 @@ fn database_bytes(header: &Header) -> u64 {
 pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> replica_core::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// Waits for what is done on another thread.
+pub(crate) async fn joined<T>(task: JoinHandle<T>) -> replica_core::Result<T> {
+    match task.await {
         Ok(done) => Ok(done),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -7,22 +7,21 @@ use bytes::Bytes;
 use futures::stream;
 use ltx::{Compression, Encoder, Header, Pgno, Txid, TxidRange};
 use replica_core::{Body, ByteStream, Error, ErrorKind, FileId, Level};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::decide::SnapshotReason;
 use crate::ReplicateError;
 use crate::database::{Database, Frames};
-use crate::restore::run_blocking;
+use crate::restore::{joined, run_blocking};
 use crate::wal::{Changed, ChangedPage};
 
 /// Up to how many bytes of pages a file is made in memory, which gives it a length that a store
 /// can be told.
 const IN_MEMORY_MAX: u64 = 4 * 1024 * 1024;
-/// How many bytes of a larger file are handed on at a time.
-const CHUNK_SIZE: usize = 256 * 1024;
-/// How many such pieces wait for the store.
-const CHUNKS: usize = 4;
+/// How many bytes of a larger file are handed on at a time, while the next ones are being made.
+const CHUNK_SIZE: usize = 512 * 1024;
+/// How many bytes of the database file are read at a time.
+const BLOCK_SIZE: usize = 256 * 1024;
 
 /// One file that is to be stored, which has the same bytes however often they are asked for.
 #[derive(Clone, Debug)]
@@ -117,13 +116,17 @@ impl Pending {
         if pages * u64::from(self.header.page_size().get()) <= IN_MEMORY_MAX {
             let made = run_blocking(move || {
                 let mut whole = Vec::new();
-                making.encode(|bytes| {
-                    whole.extend(bytes);
-                    true
-                })?;
+                let mut rest = Some(making.begin());
+                while let Some(maker) = rest {
+                    let (piece, further) = maker.piece()?;
+                    whole.extend(piece);
+                    rest = further;
+                }
                 Ok::<_, ReplicateError>(whole)
             });
-            return Ok(made.await??.into());
+            let made = made.await??;
+            self.handed_on.store(true, Ordering::Relaxed);
+            return Ok(made.into());
         }
         Ok(Body::reopenable(None, move || {
             let stream = making.clone().stream();
@@ -141,93 +144,132 @@ struct Making {
 }
 
 impl Making {
-    /// The file's bytes, made on a thread of its own while they are read.
+    /// The file's bytes, each piece made on a blocking thread while the one before is being stored.
+    /// A store that pauses holds no thread: others may need it to go on.
     fn stream(self) -> ByteStream {
-        let (sender, receiver) = mpsc::channel(CHUNKS);
-        let failure = Arc::clone(&self.failure);
-        let task = tokio::task::spawn_blocking(move || {
-            // Where it can't be sent, nobody listens any more.
-            self.encode(|bytes| sender.blocking_send(bytes).is_ok())
-        });
-        let made = Made {
-            receiver,
-            task,
-            failure,
-        };
-        Box::pin(stream::try_unfold(made, |mut made| async move {
-            Ok(made.next().await?.map(|bytes| (bytes, made)))
+        let (handed_on, failure) = (
+            Arc::clone(&self.pending.handed_on),
+            Arc::clone(&self.failure),
+        );
+        let made = Made::Resting(Box::new(self.begin()));
+        Box::pin(stream::try_unfold(Some(made), move |made| {
+            let (handed_on, failure) = (Arc::clone(&handed_on), Arc::clone(&failure));
+            async move {
+                let Some(made) = made else {
+                    return Ok(None);
+                };
+                match made.next().await? {
+                    Ok((piece, rest)) => {
+                        handed_on.fetch_or(rest.is_none(), Ordering::Relaxed);
+                        Ok(Some((piece, rest)))
+                    }
+                    Err(error) => {
+                        let message = format!("the database can't be copied: {error}");
+                        *lock(&failure) = Some(error);
+                        Err(Error::new(ErrorKind::Other, message))
+                    }
+                }
+            }
         }))
     }
 
-    /// Makes the file, and gives it to `hand_on` piece by piece, which says whether to go on.
-    fn encode(&self, hand_on: impl FnMut(Bytes) -> bool) -> Result<(), ReplicateError> {
+    fn begin(self) -> Maker {
         let mut out = Vec::new();
-        let encoder = Encoder::new(self.pending.header, Compression::Blocks, &mut out);
-        let mut output = Output {
-            encoder,
+        let header = self.pending.header;
+        Maker {
+            encoder: Encoder::new(header, Compression::Blocks, &mut out),
             out,
-            hand_on,
-        };
-        let goes_on = match self.pending.contents {
-            Contents::Changes => self.changes(&mut output)?,
-            Contents::Everything(_) => self.everything(&mut output)?,
-        };
-        if goes_on {
-            self.pending.handed_on.store(true, Ordering::Relaxed);
-            output.finish()?;
+            frame: vec![0; self.pending.changed.end().header().frame_size()],
+            block: Vec::new(),
+            changed: 0,
+            pages: 0,
+            making: self,
         }
-        Ok(())
     }
+}
 
-    fn changes<F: FnMut(Bytes) -> bool>(
-        &self,
-        output: &mut Output<F>,
-    ) -> Result<bool, ReplicateError> {
-        let mut frame = vec![0; self.pending.changed.end().header().frame_size()];
-        for page in self.pending.changed.pages() {
-            let content = self.read_frame(page, &mut frame)?;
-            if !output.page(page.pgno(), content)? {
-                return Ok(false);
+/// A file of which a part is made. It is moved from one blocking thread to the next.
+struct Maker {
+    making: Making,
+    encoder: Encoder,
+    /// What was made, and not handed on yet.
+    out: Vec<u8>,
+    /// Room for one frame.
+    frame: Vec<u8>,
+    /// Room for some pages of the database file.
+    block: Vec<u8>,
+    /// How many of the changed pages are in it.
+    changed: usize,
+    /// How many pages of the database, where it has all of them.
+    pages: u32,
+}
+
+impl Maker {
+    /// Makes the next piece, and what makes the rest, where that is not the last one.
+    fn piece(mut self) -> Result<(Bytes, Option<Maker>), ReplicateError> {
+        while self.out.len() < CHUNK_SIZE {
+            let goes_on = match self.making.pending.contents {
+                Contents::Changes => self.change()?,
+                Contents::Everything(_) => self.block()?,
+            };
+            if !goes_on {
+                let finished = self.encoder.finish(None, &mut self.out);
+                finished.map_err(invalid)?;
+                return Ok((self.out.into(), None));
             }
         }
+        let piece = std::mem::replace(&mut self.out, Vec::with_capacity(CHUNK_SIZE + BLOCK_SIZE));
+        Ok((piece.into(), Some(self)))
+    }
+
+    /// Adds the next page that was changed, if there is one.
+    fn change(&mut self) -> Result<bool, ReplicateError> {
+        let pending = &self.making.pending;
+        let Some(page) = pending.changed.pages().get(self.changed) else {
+            return Ok(false);
+        };
+        let content = self.making.read_frame(page, &mut self.frame)?;
+        let added = self.encoder.page(page.pgno(), content, &mut self.out);
+        added.map_err(invalid)?;
+        self.changed += 1;
         Ok(true)
     }
 
+    /// Adds some more pages of the database, if there are any.
+    ///
     /// Every page is in the database file but for those that were changed since, and those don't
     /// change in the file in a way that matters: whoever checkpoints writes what the log has.
-    fn everything<F: FnMut(Bytes) -> bool>(
-        &self,
-        output: &mut Output<F>,
-    ) -> Result<bool, ReplicateError> {
-        let page_size = self.pending.header.page_size();
-        let mut frame = vec![0; self.pending.changed.end().header().frame_size()];
-        let mut changed = self.pending.changed.pages().iter().peekable();
-        let pages = self.pending.header.commit();
-        let at_once = CHUNK_SIZE / page_size.bytes();
-        let mut block = vec![0; CHUNK_SIZE];
-        for numbers in (1..=pages)
-            .step_by(at_once)
-            .map(|first| first..=pages.min(first.saturating_add(at_once as u32 - 1)))
-        {
-            let mut pgnos = numbers.filter_map(Pgno::new).peekable();
-            if let Some(first) = pgnos.peek() {
-                let left = (pages - first.get()) as usize + 1;
-                block.truncate(left.saturating_mul(page_size.bytes()));
-                lock(&self.database).read_pages(*first, page_size, &mut block)?;
-            }
-            for (pgno, in_file) in pgnos.zip(block.chunks(page_size.bytes())) {
-                let page = match changed.next_if(|page| page.pgno() == pgno) {
-                    Some(page) => self.read_frame(page, &mut frame)?,
-                    None => in_file,
-                };
-                if pgno != page_size.lock_page() && !output.page(pgno, page)? {
-                    return Ok(false);
+    fn block(&mut self) -> Result<bool, ReplicateError> {
+        let pending = &self.making.pending;
+        let page_size = pending.header.page_size();
+        let left = pending.header.commit() - self.pages;
+        let at_once = left.min((BLOCK_SIZE / page_size.bytes()) as u32);
+        let Some(first) = Pgno::new(self.pages.saturating_add(1)).filter(|_| at_once > 0) else {
+            return Ok(false);
+        };
+        self.block.resize(at_once as usize * page_size.bytes(), 0);
+        lock(&self.making.database).read_pages(first, page_size, &mut self.block)?;
+        let pgnos = (first.get()..).filter_map(Pgno::new);
+        for (pgno, in_file) in pgnos.zip(self.block.chunks(page_size.bytes())) {
+            let changed = pending.changed.pages().get(self.changed);
+            let page = match changed.filter(|page| page.pgno() == pgno) {
+                Some(page) => {
+                    self.changed += 1;
+                    self.making.read_frame(page, &mut self.frame)?
                 }
+                None => in_file,
+            };
+            if pgno != page_size.lock_page() {
+                let added = self.encoder.page(pgno, page, &mut self.out);
+                added.map_err(invalid)?;
             }
         }
+        self.pages += at_once;
         Ok(true)
     }
+}
 
+impl Making {
     /// The page in the log, which must be the one that was found there before.
     fn read_frame<'a>(
         &self,
@@ -244,32 +286,6 @@ impl Making {
     }
 }
 
-/// What has been made of a file.
-struct Output<F> {
-    encoder: Encoder,
-    out: Vec<u8>,
-    hand_on: F,
-}
-
-impl<F: FnMut(Bytes) -> bool> Output<F> {
-    /// Adds a page, and says whether to go on.
-    fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<bool, ReplicateError> {
-        self.encoder
-            .page(pgno, page, &mut self.out)
-            .map_err(invalid)?;
-        if self.out.len() < CHUNK_SIZE {
-            return Ok(true);
-        }
-        Ok((self.hand_on)(std::mem::take(&mut self.out).into()))
-    }
-
-    fn finish(mut self) -> Result<(), ReplicateError> {
-        self.encoder.finish(None, &mut self.out).map_err(invalid)?;
-        (self.hand_on)(self.out.into());
-        Ok(())
-    }
-}
-
 fn invalid(error: ltx::Error) -> ReplicateError {
     let message = "the pages of the database do not make a valid file";
     Error::new(ErrorKind::Other, message)
@@ -277,34 +293,27 @@ fn invalid(error: ltx::Error) -> ReplicateError {
         .into()
 }
 
+/// A piece with what makes the rest, or why there is none.
+type Piece<Rest> = Result<(Bytes, Option<Rest>), ReplicateError>;
+
 /// The bytes of a file that is being made.
-struct Made {
-    receiver: mpsc::Receiver<Bytes>,
-    task: JoinHandle<Result<(), ReplicateError>>,
-    failure: Failure,
+enum Made {
+    /// Nothing of it yet.
+    Resting(Box<Maker>),
+    /// The next piece.
+    Next(JoinHandle<Piece<Maker>>),
 }
 
 impl Made {
-    /// The next bytes, or `None` where all were made: a thread that failed has not.
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        if let Some(bytes) = self.receiver.recv().await {
-            return Ok(Some(bytes));
-        }
-        match (&mut self.task).await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(error)) => {
-                let message = format!("the database can't be copied: {error}");
-                *lock(&self.failure) = Some(error);
-                Err(Error::new(ErrorKind::Other, message))
-            }
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "the runtime is shutting down",
-                )),
-            },
-        }
+    /// The next piece; what comes behind it is begun.
+    async fn next(self) -> Result<Piece<Made>, Error> {
+        let begin = |maker: Maker| spawn_blocking(move || maker.piece());
+        let made = match self {
+            Made::Resting(maker) => begin(*maker),
+            Made::Next(made) => made,
+        };
+        let piece = joined(made).await?;
+        Ok(piece.map(|(piece, rest)| (piece, rest.map(|maker| Made::Next(begin(maker))))))
     }
 }
 

@@ -80,6 +80,45 @@ async fn a_sync_that_was_dropped_can_be_called_again() {
     live.assert_restorable(replica).await;
 }
 
+/// A file that was being made kept a thread until the store had taken all of it. Where there were as
+/// many of them as threads, none was left for a folder to write with, and all waited for ever.
+#[test]
+fn a_store_that_pauses_holds_no_thread_that_others_need() {
+    let runtime = |threads| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(threads)
+            .build()
+            .expect("a runtime")
+    };
+    let (slow, slowly) = (Live::new(4096), MockClient::new());
+    slow.run("INSERT INTO t(b) VALUES(randomblob(9000000))");
+    slowly.on(Op::Write).at_byte(1_000_000).hang();
+    let mut live = Live::new(4096);
+    live.run("INSERT INTO t(b) VALUES(randomblob(9000000))");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let client = FileClient::new(folder.path().join("replica"));
+
+    runtime(1).block_on(async {
+        let mut hanging = slow.started(&slowly).await;
+        let hangs = tokio::spawn(async move { hanging.sync().await });
+        let reached = async {
+            while slowly.count(Op::Write) == 0 {
+                tokio::task::yield_now().await;
+            }
+            let mut replicator = live.started(&client).await;
+            live.sync(&mut replicator).await;
+        };
+        let reached = tokio::time::timeout(Duration::from_secs(60), reached).await;
+
+        reached.expect("another database is replicated meanwhile");
+        assert!(!hangs.is_finished());
+        hangs.abort();
+    });
+
+    runtime(8).block_on(live.assert_restorable(client));
+}
+
 #[tokio::test]
 async fn a_store_that_can_not_be_listed_is_not_taken_for_an_empty_one() {
     let (live, replica) = (Live::new(512), MockClient::new());
