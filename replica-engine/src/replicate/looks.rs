@@ -9,12 +9,16 @@ use tokio::time::Instant;
 const SOON: Duration = Duration::from_millis(1);
 /// For how long nothing must have been committed until it is quiet.
 const QUIET: Duration = Duration::from_millis(16);
+/// How often a log is looked at where the kernel tells of each write to it: for what it does not
+/// tell, as that a checkpoint is due.
+const WATCHED: Duration = Duration::from_secs(30);
 
 /// Thirty years, which can be added to any time.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// When a log is looked at: as soon as it was written, but not more often than once in a window;
-/// then again and again, each time after twice the time, up to the interval of polling.
+/// then again and again, each time after twice the time, up to the interval of polling, or to a
+/// longer one where it is watched.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Looks {
     window: Duration,
@@ -26,10 +30,13 @@ pub(crate) struct Looks {
 }
 
 impl Looks {
-    pub(crate) fn new(window: Duration, poll: Duration, now: Instant) -> Looks {
+    pub(crate) fn new(window: Duration, poll: Duration, is_watched: bool, now: Instant) -> Looks {
         Looks {
             window,
-            poll,
+            poll: match is_watched {
+                true => poll.max(WATCHED),
+                false => poll,
+            },
             stored: None,
             looked: now,
             pause: Duration::ZERO,
@@ -94,7 +101,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_log_that_nobody_writes_is_looked_at_more_and_more_seldom() {
-        let mut looks = Looks::new(MS(50), MS(100), Instant::now());
+        let mut looks = Looks::new(MS(50), MS(100), false, Instant::now());
 
         let pauses = idle(&mut looks, 11);
 
@@ -102,9 +109,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_log_that_is_watched_is_hardly_looked_at() {
+        let mut looks = Looks::new(MS(50), MS(1000), true, Instant::now());
+
+        let pauses = idle(&mut looks, 18);
+
+        assert_eq!(pauses[14..], [8192, 16384, 30_000, 30_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_is_looked_at_as_soon_as_it_was_written() {
         let now = Instant::now();
-        let mut looks = Looks::new(MS(50), MS(1000), now);
+        let mut looks = Looks::new(MS(50), MS(1000), false, now);
         idle(&mut looks, 20);
 
         looks.written();
@@ -116,7 +132,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn commits_within_one_window_travel_together() {
         let now = Instant::now();
-        let mut looks = Looks::new(MS(50), MS(1000), now);
+        let mut looks = Looks::new(MS(50), MS(1000), false, now);
         looks.looked(now, true);
 
         looks.written();
@@ -127,7 +143,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn times_that_never_come_are_waited_for() {
         let now = Instant::now();
-        let mut looks = Looks::new(Duration::MAX, Duration::MAX, now);
+        let mut looks = Looks::new(Duration::MAX, Duration::MAX, false, now);
         for _ in 0..200 {
             looks.looked(now, false);
         }
@@ -140,7 +156,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_quiet_once_nothing_was_stored_for_a_moment() {
         let now = Instant::now();
-        let mut looks = Looks::new(MS(0), MS(1000), now);
+        let mut looks = Looks::new(MS(0), MS(1000), false, now);
         looks.looked(now, true);
         assert!(!looks.is_quiet());
 

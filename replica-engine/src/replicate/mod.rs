@@ -85,8 +85,8 @@ pub struct ReplicateOptions {
     /// share one file and one request to the store. 50 ms is what a person takes for at once. Where
     /// requests are paid for, a second makes a twentieth of them.
     pub window: Duration,
-    /// How often the log is looked at though nobody has told that it was written; one second,
-    /// unless it is set. It takes no request to the store.
+    /// How often the log is looked at where the kernel does not tell that it was written; one
+    /// second, unless it is set. It takes no request to the store.
     pub poll: Duration,
     /// How the replica is kept small and quick to restore, where it runs; as Litestream does, unless
     /// it is set. Without it files are only added.

@@ -59,8 +59,8 @@ impl Replicator {
     /// should hardly try again by itself, for some seconds at most: an outage is told of only once a
     /// write has failed. It should give up a write that makes no progress.
     ///
-    /// On Linux the kernel tells when the log is written; elsewhere, and where it does not, the log
-    /// is looked at as often as the options say.
+    /// On Linux the kernel tells when the log is written, and it is looked at each 30 seconds
+    /// besides; elsewhere, and where it does not, the log is looked at as often as the options say.
     ///
     /// # Panics
     ///
@@ -79,12 +79,13 @@ impl Replicator {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let told = events.downgrade();
         let wal = lock(&self.database).wal_path().to_owned();
-        let now = Instant::now();
         let upkeep = self.start_upkeep(&tell, &events);
+        let watch = Watch::new(&wal);
+        let (window, poll) = (self.options.window, self.options.poll);
         let running = Running {
             upkeep,
-            looks: Looks::new(self.options.window, self.options.poll, now),
-            watch: Watch::new(&wal),
+            looks: Looks::new(window, poll, watch.works(), Instant::now()),
+            watch,
             replicator: self,
             wal,
             wants,

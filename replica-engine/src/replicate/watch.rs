@@ -28,7 +28,14 @@ impl Watch {
         Watch(watch(path))
     }
 
-    /// Returns when the file has been written since this has returned the last time.
+    /// Whether it tells anything. Everybody who writes a log shares memory with us, and so the
+    /// kernel that tells.
+    pub(crate) fn works(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns when the file has been written since this has returned the last time, or replaced, or
+    /// when that may be.
     pub(crate) async fn written(&self) {
         match &self.0 {
             Some(watched) => watched.written.notified().await,
@@ -57,7 +64,7 @@ mod inotify {
     use std::sync::{Mutex, OnceLock, Weak};
     use std::thread;
 
-    use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
     use rustix::io::Errno;
 
     use super::{Arc, Notify, Path, Watched};
@@ -67,9 +74,9 @@ mod inotify {
     const BUFFER_SIZE: usize = 4096;
 
     /// None where there is no listener.
-    static LISTENER: OnceLock<Option<Listener>> = OnceLock::new();
+    pub(super) static LISTENER: OnceLock<Option<Listener>> = OnceLock::new();
 
-    struct Listener {
+    pub(super) struct Listener {
         events: OwnedFd,
         /// Who wants to know of which file.
         watched: Mutex<HashMap<i32, Vec<Weak<Notify>>>>,
@@ -79,7 +86,9 @@ mod inotify {
         let listener = LISTENER.get_or_init(Listener::start).as_ref()?;
         let written = Arc::new(Notify::new());
         let mut watched = lock(&listener.watched);
-        let number = inotify::add_watch(&listener.events, path, WatchFlags::MODIFY).ok()?;
+        // A file that is removed has fewer names, which is an attribute of it.
+        let happens = WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
+        let number = inotify::add_watch(&listener.events, path, happens).ok()?;
         watched
             .entry(number)
             .or_default()
@@ -106,16 +115,26 @@ mod inotify {
             let mut reader = Reader::new(&self.events, &mut buffer);
             loop {
                 let number = match reader.next() {
-                    Ok(event) => event.wd(),
+                    // What it could not remember may be anything.
+                    Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => None,
+                    Ok(event) => Some(event.wd()),
                     Err(Errno::INTR) => continue,
                     // The logs are looked at from time to time all the same.
                     Err(_) => return,
                 };
-                let watched = lock(&self.watched);
-                for written in watched.get(&number).into_iter().flatten() {
-                    if let Some(written) = written.upgrade() {
-                        written.notify_one();
-                    }
+                self.tell(number);
+            }
+        }
+
+        /// Tells whoever wants to know of the file with this number, or of any.
+        pub(super) fn tell(&self, number: Option<i32>) {
+            let watched = lock(&self.watched);
+            let told = watched
+                .iter()
+                .filter(|(watched, _)| number.is_none_or(|number| **watched == number));
+            for written in told.flat_map(|(_, written)| written) {
+                if let Some(written) = written.upgrade() {
+                    written.notify_one();
                 }
             }
         }
@@ -146,6 +165,7 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
+    use super::inotify::LISTENER;
     use super::*;
 
     async fn is_told(watch: &Watch) -> bool {
@@ -167,6 +187,38 @@ mod tests {
         assert!(is_told(first).await && is_told(second).await);
         assert_eq!(other.written().now_or_never(), None);
         drop(watches);
+    }
+
+    #[tokio::test]
+    async fn everybody_is_told_where_the_kernel_has_forgotten_whom_to_tell() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = [folder.path().join("a"), folder.path().join("b")];
+        paths
+            .iter()
+            .for_each(|path| fs::write(path, "").expect("a file can be written"));
+        let watches = [&paths[0], &paths[1]].map(|path| Watch::new(path));
+
+        let listener = LISTENER.get().expect("somebody watches");
+        listener.iter().for_each(|listener| listener.tell(None));
+
+        let [first, second] = &watches;
+        assert!(is_told(first).await && is_told(second).await);
+    }
+
+    #[tokio::test]
+    async fn it_is_told_that_a_file_is_removed_or_replaced() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = ["a", "b", "c"].map(|name| folder.path().join(name));
+        paths
+            .iter()
+            .for_each(|path| fs::write(path, "").expect("a file can be written"));
+        let [removed, moved, replaced] =
+            [&paths[0], &paths[1], &paths[2]].map(|path| Watch::new(path));
+
+        fs::remove_file(&paths[0]).expect("a file can be removed");
+        fs::rename(&paths[1], &paths[2]).expect("a file can be moved");
+
+        assert!(is_told(&removed).await && is_told(&moved).await && is_told(&replaced).await);
     }
 
     #[tokio::test]
