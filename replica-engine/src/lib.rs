@@ -36,7 +36,7 @@ pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
 pub use replicate::{
     Checkpoint, Checkpointed, Ended, Event, ReplicateError, ReplicateOptions, Replication,
-    Replicator, SnapshotReason, Status, Synced, Trouble,
+    Replicator, SnapshotReason, Status, Synced, Trouble, Workers,
 };
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;

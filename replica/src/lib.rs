@@ -102,7 +102,7 @@ pub use replica_engine::{
     Finding, Integrity, Levels, PlanError, Progress, ReplicateError, ReplicateOptions, Replication,
     Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, Retention,
     SnapshotReason, Status, Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions,
-    UpkeepTrouble, check, compact, plan, restore, snapshot,
+    UpkeepTrouble, Workers, check, compact, plan, restore, snapshot,
 };
 pub use stack::{stack, stack_to_replicate};
 

@@ -11,6 +11,7 @@ mod running;
 mod schedule;
 mod status;
 mod watch;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,7 @@ pub use decide::SnapshotReason;
 pub use error::ReplicateError;
 pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
+pub use workers::Workers;
 
 use crate::database::{Database, Observed};
 use crate::plan::{RestorePlan, Target};
@@ -91,6 +93,8 @@ pub struct ReplicateOptions {
     /// How the replica is kept small and quick to restore, where it runs; as Litestream does, unless
     /// it is set. Without it files are only added.
     pub upkeep: Option<UpkeepOptions>,
+    /// Whom it shares with other databases to be worked at, where it runs; nobody, unless it is set.
+    pub workers: Option<Workers>,
     /// What time it is, for the files' headers.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -110,6 +114,7 @@ impl ReplicateOptions {
             window: Duration::from_millis(50),
             poll: Duration::from_secs(1),
             upkeep: Some(UpkeepOptions::default()),
+            workers: None,
             clock: Arc::new(clock),
         }
     }
@@ -126,6 +131,7 @@ impl fmt::Debug for ReplicateOptions {
             .field("window", &self.window)
             .field("poll", &self.poll)
             .field("upkeep", &self.upkeep)
+            .field("workers", &self.workers)
             .finish_non_exhaustive()
     }
 }

@@ -19,6 +19,7 @@ use super::looks::{Looks, later};
 use super::pending::lock;
 use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
+use super::workers::Turn;
 use super::{Replicator, Synced};
 use crate::restore::run_blocking;
 use crate::upkeep::{Keeper, Known, Told};
@@ -118,7 +119,16 @@ impl Replicator {
         let known = Arc::new(Known::new(listed.unwrap_or_default()));
         self.known = Some(Arc::clone(&known));
         let (client, clock) = (Arc::clone(&self.client), Arc::clone(&self.options.clock));
-        let keeper = Keeper::new(client, upkeep, clock, known, self.certain, is_doubtful);
+        let workers = self.options.workers.clone();
+        let keeper = Keeper::new(
+            client,
+            upkeep,
+            clock,
+            known,
+            self.certain,
+            is_doubtful,
+            workers,
+        );
         let (tell, events) = (tell.clone(), events.clone());
         let told = move |told: Told| {
             let happened = note(&tell, told);
@@ -259,6 +269,9 @@ impl Running {
             if is_last {
                 panicked = panicked.or(self.end_upkeep().await);
             }
+            let Some(turn) = self.turn().await else {
+                break None;
+            };
             let wanted = *self.wants.borrow_and_update();
             // What is written from here on is looked at once more.
             self.watch.forget();
@@ -285,7 +298,10 @@ impl Running {
                         break None;
                     }
                     match self.checkpoint(now, quiet).await {
-                        Some(Ok(())) => self.rest().await,
+                        Some(Ok(())) => {
+                            drop(turn);
+                            self.rest().await;
+                        }
                         Some(Err(error)) => break Some(error),
                         None => break None,
                     }
@@ -296,6 +312,7 @@ impl Running {
                     if error.is_lasting() {
                         break Some(error);
                     }
+                    drop(turn);
                     if within(&mut self.stops, sleep_until(begun + pause))
                         .await
                         .is_none()
@@ -313,6 +330,17 @@ impl Running {
         if let Some(panic) = panicked {
             std::panic::resume_unwind(panic);
         }
+    }
+
+    /// Waits until it is its turn, where there are others; `None` where there is no time left.
+    async fn turn(&mut self) -> Option<Option<Turn>> {
+        let Some(workers) = self.replicator.options.workers.clone() else {
+            return Some(None);
+        };
+        let is_failing = self.interrupted.is_some();
+        within(&mut self.stops, workers.turn(is_failing))
+            .await
+            .map(Some)
     }
 
     /// Ends the upkeep, and returns when it has, with what it has panicked with, if it has.

@@ -17,7 +17,7 @@ use super::list;
 use super::merge::merge;
 use super::options::UpkeepOptions;
 use super::retention::superfluous;
-use crate::replicate::lock;
+use crate::replicate::{Workers, lock};
 use crate::{Fault, PlanError};
 
 /// The first pause before a job is tried again that failed; each further one is twice as long.
@@ -114,6 +114,8 @@ pub(crate) struct Keeper {
     certain: Moment,
     /// Whether the replica may have something else than is known.
     is_doubtful: bool,
+    /// With whom it shares to be worked at.
+    workers: Option<Workers>,
     failing: BTreeMap<UpkeepJob, Failing>,
 }
 
@@ -151,6 +153,7 @@ impl Keeper {
         known: Arc<Known>,
         certain: Moment,
         is_doubtful: bool,
+        workers: Option<Workers>,
     ) -> Keeper {
         Keeper {
             client,
@@ -159,6 +162,7 @@ impl Keeper {
             known,
             certain,
             is_doubtful,
+            workers,
             failing: BTreeMap::new(),
         }
     }
@@ -167,7 +171,14 @@ impl Keeper {
     /// anew the next time.
     pub(crate) async fn run(mut self, tell: impl Fn(Told) + Send) {
         loop {
-            match self.next() {
+            let mut next = self.next();
+            let mut turn = None;
+            if let (Next::Work(..), Some(workers)) = (&next, &self.workers) {
+                turn = Some(workers.upkeep_turn().await);
+                // Much may have happened meanwhile.
+                next = self.next();
+            }
+            match next {
                 Next::Work(job, work) => match self.work(work).await {
                     Ok(told) => {
                         told.into_iter().for_each(&tell);
@@ -181,7 +192,10 @@ impl Keeper {
                     self.failing.remove(&job);
                     tell(Told::Mended(job));
                 }
-                Next::Wait(until) => self.rest(until).await,
+                Next::Wait(until) => {
+                    drop(turn);
+                    self.rest(until).await;
+                }
             }
         }
     }
