@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod contact;
+mod descriptors;
 mod leftovers;
 mod output;
 mod progress;

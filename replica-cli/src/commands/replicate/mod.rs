@@ -7,16 +7,18 @@ mod once;
 mod words;
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::stream::{self, FuturesUnordered};
+use futures::{StreamExt, TryStreamExt};
 use jiff::SignedDuration;
-use replica::{Config, Location, ReplicateOptions};
+use replica::{Config, Location, ReplicateOptions, Workers};
 use tokio::sync::watch;
 
+use crate::descriptors;
 use crate::signals::Signals;
 use crate::source::{expand, location};
 use crate::status::{Failure, Status, with_exit_statuses};
@@ -26,6 +28,9 @@ use log::Log;
 
 /// How long the last sync may take, unless something else is said; as in Litestream.
 const SHUTDOWN_SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many databases are worked at at the same time, where there are more.
+const WORKERS: usize = 32;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -191,9 +196,11 @@ impl ReplicateArgs {
             return Err(Failure::new(Status::Usage, message));
         }
         let waits = order.exec.is_some();
+        let workers = NonZeroUsize::new(WORKERS).map(Workers::new);
         for job in &mut order.jobs {
             // Nobody can say for how long files are to be kept.
             job.options.upkeep = None;
+            job.options.workers = workers.clone();
             job.restore |= self.restore_if_db_not_exists;
             job.wait = !self.once && (waits || job.restore);
         }
@@ -271,6 +278,7 @@ fn interrupted(signal: Status) -> Failure {
 
 /// Replicates until a signal comes, the child has ended, or there is nothing left to replicate.
 async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, Failure> {
+    descriptors::provide_for(order.jobs.len())?;
     let single = order.jobs.len() == 1;
     let started = tokio::select! {
         started = start(order.jobs, log) => started?,
@@ -342,9 +350,6 @@ async fn start(jobs: Vec<Job>, log: &Log) -> Result<Vec<Reached>, Failure> {
     for job in jobs {
         databases.push(Database::check(job, log.clone())?);
     }
-    let mut started = Vec::new();
-    for database in databases {
-        started.push(database.open().await?);
-    }
-    Ok(started)
+    let opened = databases.into_iter().map(Database::open);
+    stream::iter(opened).buffered(WORKERS).try_collect().await
 }
