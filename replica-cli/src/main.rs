@@ -27,6 +27,10 @@ use status::{Failure, Status};
 /// How long work on other threads may go on after an interruption, to clean up after itself.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How many threads wait for disks, at most: twice as many as databases are restored at once, of
+/// which each keeps one.
+const BLOCKING_THREADS: usize = 64;
+
 fn main() -> ExitCode {
     let mut command = Cli::command();
     let args = args::normalise(&command, std::env::args_os());
@@ -88,7 +92,10 @@ fn run(cli: Cli) -> Result<Status, Failure> {
 
 fn runtime(cli: &Cli) -> std::io::Result<Runtime> {
     match cli.is_parallel() {
-        true => Builder::new_multi_thread().enable_all().build(),
+        true => Builder::new_multi_thread()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .enable_all()
+            .build(),
         false => Builder::new_current_thread().enable_all().build(),
     }
 }

@@ -91,6 +91,24 @@ fn file_control<T>(connection: &Connection, operation: c_int, answer: &mut T) ->
     }
 }
 
+/// Has `connection`, which has done nothing yet, keep no memory of its own for small things: it does
+/// few of them, and it may be one of thousands.
+pub(super) fn without_lookaside(connection: &Connection) -> Result<()> {
+    let none: *mut c_void = ptr::null_mut();
+    let zero: c_int = 0;
+    // SAFETY: the handle is that of an open connection, which is borrowed and so can't be closed
+    // meanwhile. SQLite's documentation has a pointer and two integers for this option; without a
+    // pointer it allocates by itself, here nothing.
+    let code = unsafe {
+        let handle = connection.handle();
+        ffi::sqlite3_db_config(handle, ffi::SQLITE_DBCONFIG_LOOKASIDE, none, zero, zero)
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
 fn misuse() -> Error {
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_MISUSE), None)
 }

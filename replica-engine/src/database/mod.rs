@@ -475,6 +475,7 @@ fn connect(path: &Path) -> Result<Connection, ReplicateError> {
     let sqlite = |source| ReplicateError::sqlite("open", path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    file::without_lookaside(&connection).map_err(sqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
@@ -482,8 +483,8 @@ fn connect(path: &Path) -> Result<Connection, ReplicateError> {
     connection
         // A checkpoint is written to the disk before its log may be begun anew.
         .execute_batch(
-            "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16; PRAGMA mmap_size=0; \
-             PRAGMA synchronous=NORMAL",
+            "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=2; PRAGMA mmap_size=0; \
+             PRAGMA synchronous=NORMAL; PRAGMA shrink_memory",
         )
         .map_err(sqlite)?;
     Ok(connection)

@@ -25,7 +25,7 @@ use crate::restore::run_blocking;
 use crate::upkeep::{Keeper, Known, Told};
 
 /// How many events are kept for whoever does not take them at once.
-const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 64;
 /// The first pause before something is tried again that failed; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest such pause: so much later than a store that was away a replica is up to date.
