@@ -86,7 +86,7 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     async fn delete(&self, files: &[FileId]) -> Result<()>;
 
     /// Deletes everything under this client's root, and nothing beside it: files, temporary
-    /// files and open uploads (K17).
+    /// files, and the open uploads that the store can list (K17).
     ///
     /// It succeeds on a root that never existed, follows no symbolic link out of the root, and
     /// leaves the client usable.

@@ -17,6 +17,7 @@ use crate::bucket::Bucket;
 use crate::client::Root;
 use crate::fault::{Fault, Refusal};
 use crate::list::Pages;
+use crate::providers::OpenUploads;
 use crate::wire::{self, Deleted, NotDeleted, UploadPage};
 
 /// How many keys a request to delete names: as many as S3 takes.
@@ -24,6 +25,10 @@ const BATCH: usize = 1000;
 
 /// How many keys are deleted at the same time, or uploads aborted, one request each.
 const AT_ONCE: usize = 16;
+
+/// How many pages of open uploads are read. Each has a thousand of them, and a bucket that has as
+/// many as this has lost its rule for incomplete ones.
+const UPLOAD_PAGES_MAX: usize = 1000;
 
 /// Deletes, in batches as long as the store has not refused one.
 #[derive(Debug)]
@@ -201,12 +206,15 @@ impl Deleter {
         }
     }
 
-    /// Aborts every open upload below `root` that the store lists: MinIO lists none by a prefix.
+    /// Aborts every open upload below `root` that the store lists.
     async fn abort_uploads(&self, root: &Root) -> Result<()> {
-        let prefix = root.folder().unwrap_or_default();
+        let prefix = match self.bucket.provider.open_uploads {
+            OpenUploads::OfPrefix => root.folder().unwrap_or_default(),
+            OpenUploads::OfBucket => String::new(),
+        };
         let fail = |fault| self.bucket.error(fault, "list the uploads to", &prefix);
         let mut marker: Option<(String, String)> = None;
-        loop {
+        for _ in 0..UPLOAD_PAGES_MAX {
             let page = match self.uploads(&prefix, marker.as_ref()).await {
                 Ok(page) => page,
                 // A store that can't list uploads has none that anyone could find.
@@ -241,6 +249,8 @@ impl Deleter {
             }
             marker = next;
         }
+        let fault = Fault::Nonsense(format!("{UPLOAD_PAGES_MAX} pages of uploads, and no end"));
+        Err(fail(fault))
     }
 
     async fn uploads(
@@ -253,7 +263,9 @@ impl Deleter {
             query.push(("key-marker", key.as_str()));
             query.push(("upload-id-marker", upload.as_str()));
         }
-        query.push(("prefix", prefix));
+        if !prefix.is_empty() {
+            query.push(("prefix", prefix));
+        }
         query.push(("uploads", ""));
         let answer = self
             .bucket

@@ -84,7 +84,8 @@
 //! - `delete` sends a request for each 1,000 files, or one for each file where the store has no
 //!   such thing.
 //! - `delete_all` lists the open uploads, where the store does so, and the files, and sends one
-//!   request for each upload and for each 1,000 files.
+//!   request for each upload and for each 1,000 files. Not every store lists uploads by a prefix:
+//!   all but AWS are asked for those of the whole bucket, 1,000 with a request.
 //!
 //! # Time
 //!
@@ -102,8 +103,9 @@
 //! which costs what its parts cost: `delete_all` aborts it, and so does a lifecycle rule for
 //! incomplete uploads, which every bucket should have.
 //!
-//! MinIO lists the open uploads to one key, and none to those below a prefix: there `delete_all`
-//! finds none, and they stay until the server removes them as stale, by default after a day.
+//! MinIO lists only the open uploads that were begun on the very server that is asked, and since
+//! it was started. Of the others `delete_all` knows nothing: they stay until MinIO removes them as
+//! stale, by default after a day.
 //!
 //! [`NotFound`]: replica_core::ErrorKind::NotFound
 //! [`PermissionDenied`]: replica_core::ErrorKind::PermissionDenied

@@ -24,6 +24,18 @@ pub struct Provider {
     pub header: Option<(&'static str, &'static str)>,
     /// The checksum that an upload carries beside its signature.
     pub checksum: Checksum,
+    /// Among which open uploads those of a replica are looked for.
+    pub open_uploads: OpenUploads,
+}
+
+/// Among which open uploads those of a replica are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenUploads {
+    /// Those that the store lists by the replica's prefix.
+    OfPrefix,
+    /// Those of the whole bucket, as there are stores that list by a prefix none, or those to one
+    /// key alone.
+    OfBucket,
 }
 
 /// The checksum that an upload carries beside its signature.
@@ -73,6 +85,7 @@ pub const GENERIC: Provider = Provider {
     parts_in_flight_max: NonZeroUsize::MAX,
     header: None,
     checksum: Checksum::None,
+    open_uploads: OpenUploads::OfBucket,
 };
 
 const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
@@ -91,10 +104,14 @@ pub const PROVIDERS: &[Provider] = &[
         // docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock-managing.html: uploads to a
         // bucket with a default retention need Content-MD5 or such a checksum.
         checksum: Checksum::Sha256,
+        // docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html: by any prefix.
+        open_uploads: OpenUploads::OfPrefix,
         ..GENERIC
     },
-    // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts; open uploads are
-    // listed only for the whole name of an object.
+    // github.com/minio/minio/blob/master/docs/minio-limits.md: 10,000 parts.
+    // github.com/minio/minio/blob/master/cmd/erasure-server-pool.go: open uploads are listed for
+    // the whole name of an object, or for the bucket, where they are those that the asked server
+    // has in memory: begun there, and since it was started.
     // Host names of buckets work only where MINIO_DOMAIN is set.
     Provider {
         name: "MinIO",

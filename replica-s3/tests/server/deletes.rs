@@ -24,6 +24,59 @@ async fn deleting_all_aborts_the_open_uploads_below_the_root() {
     assert_eq!(left, ["db2/x"]);
 }
 
+/// K17: MinIO lists by a prefix the uploads to the key of that name, and by none all that it knows.
+#[tokio::test]
+async fn open_uploads_are_found_where_a_store_lists_none_by_a_prefix() {
+    for (provider, is_found) in [("AWS", false), ("MinIO", true)] {
+        let (server, relay, _) = relayed();
+        server.set_page_max(2);
+        for key in ["a", "db", "db/0000/x", "db/y", "db2/x", "x"] {
+            server.leave_upload(key, std::time::SystemTime::UNIX_EPOCH);
+        }
+        relay
+            .on(|request| {
+                request.parameter("uploads").is_some() && request.parameter("prefix").is_some()
+            })
+            .answer(Answer::new(200).body("<ListMultipartUploadsResult/>"));
+        let provider = Provider {
+            addressing: Addressing::Path,
+            ..Provider::named(provider).expect("a known one")
+        };
+        let config = config(&server, &relay.endpoint()).provider(provider);
+
+        S3Client::new(config).unwrap().delete_all().await.unwrap();
+
+        let uploads = server.open_uploads();
+        let left: Vec<_> = uploads.iter().map(|upload| upload.key.as_str()).collect();
+        let strangers = ["a", "db", "db2/x", "x"];
+        match is_found {
+            true => assert_eq!(left, strangers),
+            false => assert_eq!(left.len(), 6),
+        }
+    }
+}
+
+/// K17: a store that lists the same pages in a circle is no reason to ask for ever.
+#[tokio::test]
+async fn a_listing_of_uploads_without_end_is_an_error() {
+    let (_server, relay, client) = relayed();
+    let asked = std::sync::atomic::AtomicU64::new(0);
+    relay
+        .on(|request| request.parameter("uploads").is_some())
+        .answer_with(move |_| {
+            let next = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 2;
+            Answer::new(200).body(format!(
+                "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>\
+                 <NextKeyMarker>{next}</NextKeyMarker></ListMultipartUploadsResult>"
+            ))
+        });
+
+    let error = client.delete_all().await.unwrap_err();
+
+    assert!(error.to_string().contains("list the uploads"), "{error}");
+    assert_eq!(relay.requests().len(), 1000);
+}
+
 /// DEL-04, S3W-02.
 #[tokio::test]
 async fn files_are_deleted_in_batches_of_a_thousand() {
