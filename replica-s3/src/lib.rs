@@ -31,7 +31,8 @@
 //! # Stores
 //!
 //! What a store needs is looked up by its endpoint in [`providers::PROVIDERS`]. Any other one is
-//! taken for software that speaks the protocol as S3 does, with the bucket in the path. A store
+//! taken for software that speaks the protocol as S3 does, with the bucket in the path, unless
+//! [`S3Config::provider`] says which it is: Garage, for one, signs for a region of its own. A store
 //! has to read what was just written, replace atomically, and list in order; S3's directory
 //! buckets do not, and are refused.
 //!

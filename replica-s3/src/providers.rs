@@ -240,9 +240,11 @@ impl Provider {
         PROVIDERS.iter().find(is_its).copied().unwrap_or(GENERIC)
     }
 
-    /// The provider called `name`, in any case.
+    /// The provider called `name`, in any case, and with hyphens in place of spaces or not:
+    /// `Cloudflare R2` and `cloudflare-r2` are the same.
     pub fn named(name: &str) -> Option<Provider> {
-        let is_it = |provider: &&Provider| provider.name.eq_ignore_ascii_case(name);
+        let name = name.replace('-', " ");
+        let is_it = |provider: &&Provider| provider.name.eq_ignore_ascii_case(&name);
         PROVIDERS.iter().find(is_it).copied()
     }
 
@@ -382,7 +384,11 @@ mod tests {
     #[test]
     fn each_provider_has_a_name_of_its_own() {
         for provider in PROVIDERS {
-            assert_eq!(Provider::named(provider.name), Some(*provider));
+            let in_a_url = provider.name.to_lowercase().replace(' ', "-");
+            for name in [provider.name, &in_a_url] {
+                assert_eq!(Provider::named(name), Some(*provider), "{name}");
+            }
         }
+        assert_eq!(Provider::named("minio2"), None);
     }
 }

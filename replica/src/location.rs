@@ -43,12 +43,13 @@ pub(crate) use url::Parameters;
 /// # Parameters
 ///
 /// A bucket takes these behind the `?`, each in Litestream's other spelling too (`forcePathStyle`
-/// and so on). One that is not known is an error.
+/// and so on); `provider` is not one of Litestream's. One that is not known is an error.
 ///
 /// | name | what it says |
 /// | --- | --- |
 /// | `endpoint` | the host of a store other than AWS; without a scheme it is `http` for one nearby and `https` for others |
-/// | `region` | the region; without it the endpoint's, where its name has it, of AWS `$AWS_REGION`, and of others `us-east-1` (Garage mostly has `garage`) |
+/// | `region` | the region; without it the endpoint's, where its name has it, of AWS `$AWS_REGION`, and of others the provider's, or `us-east-1` |
+/// | `provider` | the store's name, where its host does not tell it: `minio`, `ceph`, `garage` (whose region is then `garage`), `seaweedfs`, or another of [`PROVIDERS`] |
 /// | `force-path-style` | whether the bucket is part of the path, and not of the host |
 /// | `skip-verify` | whether any TLS certificate will do |
 /// | `part-size`, `concurrency` | how large the parts of a large file are, and how many are under way at once |
@@ -74,6 +75,8 @@ pub(crate) use url::Parameters;
 /// | `atomic-replace` | `false` for a server that can't replace a file in one step (it lacks `posix-rename@openssh.com`) |
 ///
 /// A `+` in a parameter is a space: write `%2B`.
+///
+/// [`PROVIDERS`]: https://docs.rs/replica-s3/latest/replica_s3/providers/constant.PROVIDERS.html
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Location {

@@ -420,11 +420,11 @@ mod tests {
     #[test]
     fn a_bucket_is_given_by_a_url_or_by_fields() {
         let fields = "replica: {type: s3, bucket: b, path: /a//b/, endpoint: minio.example.com, \
-                      region: eu, force-path-style: true, skip-verify: yes, sign-payload: false, \
+                      region: eu, provider: garage, force-path-style: true, skip-verify: yes, sign-payload: false, \
                       require-content-md5: true, part-size: 8MiB, concurrency: 3, \
                       storage-class: GLACIER, sse-kms-key-id: 7}";
-        let url = "s3://b/a/b?endpoint=https://minio.example.com&region=eu&force-path-style=true\
-                   &skip-verify=true&part-size=8388608&concurrency=3&storage-class=GLACIER\
+        let url = "s3://b/a/b?endpoint=https://minio.example.com&region=eu&provider=garage\
+                   &force-path-style=true&skip-verify=true&part-size=8388608&concurrency=3&storage-class=GLACIER\
                    &sse-kms-key-id=7";
 
         assert_eq!(place("", fields).to_string(), url);

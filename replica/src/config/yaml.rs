@@ -83,6 +83,7 @@ replica! {
     region: "region",
     bucket: "bucket",
     endpoint: "endpoint",
+    provider: "provider",
     force_path_style: "force-path-style",
     sign_payload: "sign-payload",
     require_content_md5: "require-content-md5",

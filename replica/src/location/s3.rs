@@ -22,6 +22,7 @@ pub struct S3Location {
     /// With its scheme.
     pub(crate) endpoint: Option<String>,
     pub(crate) region: Option<String>,
+    pub(crate) provider: Option<String>,
     pub(crate) path_style: Option<bool>,
     pub(crate) skip_verify: Option<bool>,
     pub(crate) part_size: Option<u64>,
@@ -87,6 +88,7 @@ impl S3Location {
         let endpoint = parameters.take_as(&["endpoint"], ENDPOINT_FORM, endpoint)?;
         over(&mut self.endpoint, endpoint);
         over(&mut self.region, parameters.take(&["region"])?);
+        over(&mut self.provider, parameters.take(&["provider"])?);
         let path_style = parameters.take_bool(&["force-path-style", "forcePathStyle"])?;
         over(&mut self.path_style, path_style);
         let skip_verify = parameters.take_bool(&["skip-verify", "skipVerify"])?;
@@ -136,6 +138,7 @@ impl fmt::Display for S3Location {
         let parameters = [
             ("endpoint", self.endpoint.clone()),
             ("region", self.region.clone()),
+            ("provider", self.provider.clone()),
             ("force-path-style", yes_or_no(self.path_style)),
             ("skip-verify", yes_or_no(self.skip_verify)),
             ("part-size", self.part_size.map(|size| size.to_string())),
@@ -359,13 +362,14 @@ mod tests {
 
     #[test]
     fn every_parameter_has_both_of_its_spellings() {
-        let all = "s3://b/p?endpoint=https://host:9000&region=eu&force-path-style=false\
-                   &skip-verify=true&part-size=8388608&concurrency=3&storage-class=GLACIER\
+        let all = "s3://b/p?endpoint=https://host:9000&region=eu&provider=garage\
+                   &force-path-style=false&skip-verify=true&part-size=8388608&concurrency=3&storage-class=GLACIER\
                    &sse-kms-key-id=arn:aws:kms:eu:1:key/2";
         check(all, all);
         check(
             "s3://b/p?sseKmsKeyId=arn%3Aaws%3Akms%3Aeu%3A1%3Akey%2F2&storageClass=GLACIER\
              &concurrency=3&partSize=8MiB&skipVerify=1&forcePathStyle=No&region=eu\
+             &provider=garage\
              &endpoint=https%3A%2F%2Fhost%3A9000&signPayload=true&requireContentMD5=false\
              &sseCustomerAlgorithm=AES256&sseCustomerKeyMD5=x",
             all,
@@ -515,7 +519,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown parameters of a URL with s3://: sse-kms-key, Region (there are endpoint, \
-             region, force-path-style, skip-verify, sign-payload, require-content-md5, part-size, \
+             region, provider, force-path-style, skip-verify, sign-payload, require-content-md5, part-size, \
              concurrency, storage-class, sse-customer-algorithm, sse-customer-key, \
              sse-customer-key-md5, sse-kms-key-id)"
         );

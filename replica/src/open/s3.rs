@@ -68,6 +68,7 @@ fn config(location: &S3Location, environment: &Environment<'_>) -> Result<S3Conf
         .endpoint
         .as_ref()
         .is_some_and(|endpoint| endpoint.starts_with("http://"));
+    config.provider = provider(location)?;
     config.addressing = location.path_style.map(|path_style| match path_style {
         true => Addressing::Path,
         false => Addressing::VirtualHost,
@@ -82,6 +83,19 @@ fn config(location: &S3Location, environment: &Environment<'_>) -> Result<S3Conf
         config.parts_in_flight = NonZeroUsize::try_from(parts).unwrap_or(NonZeroUsize::MAX);
     }
     Ok(config)
+}
+
+fn provider(location: &S3Location) -> Result<Option<Provider>, OpenError> {
+    let Some(name) = &location.provider else {
+        return Ok(None);
+    };
+    match Provider::named(name) {
+        Some(provider) => Ok(Some(provider)),
+        None => Err(OpenError::Setting {
+            name: "provider",
+            why: "it is none of the stores that are known, such as minio, ceph, garage and seaweedfs",
+        }),
+    }
 }
 
 /// Litestream's name for it comes before those of Amazon's own libraries.
@@ -343,7 +357,7 @@ mod tests {
     fn what_was_written_is_what_is_asked_for() {
         let key = STANDARD.encode([7; 32]).replace('+', "%2B");
         let url = format!(
-            "s3://b/p/q?endpoint=minio.local:9000&region=eu&force-path-style=false\
+            "s3://b/p/q?endpoint=minio.local:9000&region=eu&provider=garage&force-path-style=false\
              &part-size=5MiB&concurrency=2&storage-class=GLACIER&sse-customer-key={key}"
         );
 
@@ -355,6 +369,7 @@ mod tests {
         );
         assert_eq!(config.endpoint.as_deref(), Some("http://minio.local:9000"));
         assert_eq!(config.region.as_deref(), Some("eu"));
+        assert_eq!(config.provider, Provider::named("Garage"));
         assert_eq!(config.addressing, Some(Addressing::VirtualHost));
         assert_eq!(
             (config.part_size, config.parts_in_flight.get()),
@@ -373,12 +388,36 @@ mod tests {
         let default = S3Config::new("b");
         assert_eq!(config.endpoint, None);
         assert_eq!((config.region, config.addressing), (None, None));
+        assert_eq!(config.provider, None);
         assert_eq!(
             (config.part_size, config.parts_in_flight),
             (default.part_size, default.parts_in_flight)
         );
         assert_eq!(config.encryption, Encryption::Bucket);
         assert!(!config.allow_http);
+    }
+
+    #[test]
+    fn a_store_that_its_host_does_not_tell_is_named() {
+        for (query, name) in [
+            ("endpoint=minio.local:9000&provider=minio", "MinIO"),
+            ("endpoint=10.0.0.1:3900&provider=GARAGE", "Garage"),
+            ("endpoint=s3.example.com&provider=ceph", "Ceph"),
+            ("endpoint=localhost:8333&provider=SeaweedFS", "SeaweedFS"),
+            ("provider=cloudflare-r2", "Cloudflare R2"),
+            ("provider=Cloudflare+R2", "Cloudflare R2"),
+        ] {
+            let config = configure(&format!("s3://b?{query}"), &BOTH).unwrap();
+
+            let provider = config.provider.expect(query);
+            assert_eq!(provider.name, name);
+        }
+        check_refused(
+            "s3://b?provider=hush",
+            &BOTH,
+            "provider: it is none of the stores that are known, such as minio, ceph, garage and \
+             seaweedfs",
+        );
     }
 
     #[test]
