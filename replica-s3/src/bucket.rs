@@ -44,7 +44,8 @@ pub(crate) struct Bucket {
     customer_key: HeaderMap,
     /// Sends each request once.
     pub(crate) once: AmazonS3,
-    /// Sends the requests of an upload again, if they fail for a reason that may pass.
+    /// Sends the requests that begin and end an upload again, if they fail for a reason that may
+    /// pass.
     pub(crate) again: AmazonS3,
     /// Sends them again for longer.
     pub(crate) patient: AmazonS3,

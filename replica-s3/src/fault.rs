@@ -203,6 +203,18 @@ impl Fault {
         None
     }
 
+    /// Whether the same request may do better later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Fault::Unreachable(_, _) | Fault::Silent(_) | Fault::Broken(_) => true,
+            Fault::Refused(refusal) => {
+                matches!(refusal.status, 200 | 408 | 429 | 500 | 502..=504)
+                    || refusal.is_of_damage()
+            }
+            Fault::Nonsense(_) | Fault::Unsayable | Fault::Unsigned { .. } => false,
+        }
+    }
+
     /// The server's refusal, where it is one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {

@@ -53,8 +53,9 @@
 //! replica's, which keys of a batch could not be deleted, and which uploads are open.
 //!
 //! No call is tried again here, with three exceptions that the layers can't make. A request of an
-//! upload in parts is sent up to three times more within 20 seconds (one that aborts it, for a
-//! minute, while nobody waits for it). A body that breaks is asked for once more at the byte where
+//! upload in parts is sent up to three times more within 20 seconds, or a part within five minutes
+//! where the store was not silent meanwhile (and one that aborts the upload for a minute, while
+//! nobody waits for it). A body that breaks is asked for once more at the byte where
 //! it broke, of the same version or not at all. And a request that can be repeated is, once and
 //! at once, where its connection breaks before the answer: that of a server that has closed it
 //! while it was idle shows no sooner.

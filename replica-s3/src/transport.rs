@@ -338,7 +338,7 @@ impl HttpService for Transport {
                 *response.headers_mut() = headers;
                 Ok(response)
             }
-            Err(fault) => Err(HttpError::new(what_to_send_again(&fault), fault)),
+            Err(fault) => Err(HttpError::new(kind(&fault), fault)),
         }
     }
 }
@@ -346,18 +346,10 @@ impl HttpService for Transport {
 /// Says which requests of an upload `object_store` sends again, where it may: all that it sends
 /// more than once can be repeated, also those that it would not repeat by itself once they may
 /// have arrived.
-fn what_to_send_again(fault: &Fault) -> HttpErrorKind {
-    let may_pass = match fault {
-        Fault::Unreachable(_, _) | Fault::Silent(_) | Fault::Broken(_) => true,
-        Fault::Refused(refusal) => {
-            matches!(refusal.status, 200 | 408 | 429 | 500 | 502..=504) || refusal.is_of_damage()
-        }
-        Fault::Nonsense(_) | Fault::Unsayable | Fault::Unsigned { .. } => false,
-    };
-    if may_pass {
-        HttpErrorKind::Request
-    } else {
-        HttpErrorKind::Unknown
+fn kind(fault: &Fault) -> HttpErrorKind {
+    match fault.may_pass() {
+        true => HttpErrorKind::Request,
+        false => HttpErrorKind::Unknown,
     }
 }
 

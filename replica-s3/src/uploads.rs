@@ -16,7 +16,7 @@ use crate::credentials::Signing;
 use crate::providers::Checksum;
 use crate::transport::Transport;
 
-/// How often a request of an upload is sent again, and for how long.
+/// How often an upload's begin and end are sent again, and for how long.
 const AGAIN: (usize, Duration) = (3, Duration::from_secs(20));
 /// How often an upload's abortion is, and for how long: as long as a server takes to come back.
 const PATIENT: (usize, Duration) = (100, Duration::from_secs(60));
@@ -36,7 +36,7 @@ impl Uploads<'_> {
         self.store((0, Duration::ZERO))
     }
 
-    /// A store that sends a request again if it fails for a reason that may pass: one lost part
+    /// A store that sends a request again if it fails for a reason that may pass: one lost answer
     /// shall not cost a whole file.
     pub(crate) fn again(&self) -> Result<AmazonS3, Error> {
         self.store(AGAIN)

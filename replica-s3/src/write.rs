@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::again::Attempts;
 use crate::bucket::Bucket;
 use crate::fault::Fault;
 use crate::list::head;
@@ -362,9 +363,20 @@ impl Upload {
         let Destination { bucket, key, path } = self.file.clone();
         let task = self.runtime.spawn(async move {
             let size = part.content_length() as u64;
-            match bucket.again.put_part(&path, &id, index, part).await {
-                Ok(sent) => Ok((sent, size)),
-                Err(error) => Err(bucket.upload_error(error, "write", &key)),
+            let mut attempts = Attempts::begin();
+            loop {
+                let sent = bucket.once.put_part(&path, &id, index, part.clone());
+                let error = match sent.await {
+                    Ok(sent) => return Ok((sent, size)),
+                    Err(error) => error,
+                };
+                let is_again = match Fault::within(&error) {
+                    Some(fault) => attempts.wait(&fault).await,
+                    None => false,
+                };
+                if !is_again {
+                    return Err(bucket.upload_error(error, "write", &key));
+                }
             }
         });
         Sending(task).await

@@ -173,6 +173,31 @@ async fn a_part_that_fails_is_sent_again_and_a_file_is_whole() {
     }
 }
 
+/// FLT-06: on a slow line a part took more than 20 seconds, which were taken for time lost, and one
+/// that broke then cost the whole upload.
+#[tokio::test]
+async fn a_part_that_breaks_after_long_is_sent_again() {
+    let (server, relay, client) = relayed();
+    let is_second = |request: &testbed::http::Request| request.parameter("partNumber") == Some("2");
+    let broken = Answer::none(End::Reset);
+    relay
+        .on(is_second)
+        .answer_each([broken.clone().delay(Duration::from_secs(1)), broken]);
+    let writing = tokio::spawn(async move { write(&client, 1, 11 * MIB).await });
+    until("the second part is sent", || {
+        relay.requests().iter().any(is_second)
+    })
+    .await;
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(25)).await;
+    tokio::time::resume();
+    writing.await.expect("the task ends").unwrap();
+
+    assert!(server.object(KEY_1).unwrap().bytes() == content(11 * MIB));
+    relay.assert_rules_used();
+}
+
 /// FLT-07, K11.
 #[tokio::test]
 async fn a_completion_that_says_no_with_a_good_status_is_an_error() {
