@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
-use object_store::{CredentialProvider, StaticCredentialProvider};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::{ClientOptions, CredentialProvider, StaticCredentialProvider};
 use replica_core::Error;
 use reqwest::Url;
 
@@ -30,6 +33,8 @@ const CONTAINER_AGENT: &str = "169.254.170.2";
 /// Where the credentials come from. Refused ones never reach a header.
 pub(crate) struct Signing {
     source: AwsCredentialProvider,
+    /// The file whose content goes into a header of the request to the source.
+    token_file: Option<PathBuf>,
     had_some: AtomicBool,
 }
 
@@ -51,8 +56,13 @@ pub(crate) fn signing(config: &S3Config, region: &str) -> Result<Option<Signing>
         }
         role => of_role(role, config, region)?,
     };
+    let token_file = match &config.credentials {
+        Credentials::Pod { token_file, .. } => Some(token_file.clone()),
+        _ => None,
+    };
     Ok(Some(Signing {
         source,
+        token_file,
         had_some: false.into(),
     }))
 }
@@ -128,15 +138,50 @@ fn of_role(
 
 /// What asks the source of the credentials: as the store is asked, but soon tired, and without the
 /// proxy where the source is a part of this machine, whose credentials are no proxy's business.
-fn to_source(config: &S3Config) -> Result<Transport, Error> {
+fn to_source(config: &S3Config) -> Result<ToSource, Error> {
     let is_elsewhere = matches!(config.credentials, Credentials::WebIdentity { .. });
-    Transport::new(&S3Config {
+    let transport = Transport::new(&S3Config {
         proxy: config.proxy.clone().filter(|_| is_elsewhere),
         connect_timeout: config.connect_timeout.min(CREDENTIALS_TIMEOUT),
         request_timeout: CREDENTIALS_TIMEOUT,
         stall_timeout: CREDENTIALS_TIMEOUT,
         ..config.clone()
-    })
+    })?;
+    Ok(ToSource(transport))
+}
+
+/// The way to a source of credentials. `object_store` puts what the metadata of an instance says
+/// into its next request to it, and panics where that can't be.
+#[derive(Clone, Debug)]
+struct ToSource(Transport);
+
+impl HttpConnector for ToSource {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for ToSource {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let path = request.uri().path().to_owned();
+        let (parts, body) = self.0.call(request).await?.into_parts();
+        let said = body.bytes().await?;
+        let can_be_said_again = if path.ends_with("/latest/api/token") {
+            HeaderValue::from_bytes(&said).is_ok()
+        } else if path.ends_with("/security-credentials/") {
+            Uri::try_from([b"/", &said[..]].concat()).is_ok()
+        } else {
+            true
+        };
+        match can_be_said_again {
+            true => Ok(HttpResponse::from_parts(parts, said.into())),
+            false => Err(HttpError::new(
+                HttpErrorKind::Unknown,
+                Fault::Nonsense("what no request can repeat".to_owned()),
+            )),
+        }
+    }
 }
 
 /// Demands what a request can be sent to. The address may hold a secret and is not shown.
@@ -186,14 +231,19 @@ impl Signing {
             had_some: self.had_some.load(Ordering::Relaxed),
             detail,
         };
-        // What a source says goes into the next request to it, and what can't be sent panics.
+        if let Some(file) = self.token_file.clone()
+            && !is_sendable(file).await
+        {
+            return Err(unsigned("the token file has what can't be sent".to_owned()));
+        }
+        // A token that is replaced just now may be one that can't be sent, which panics.
         let asked = AssertUnwindSafe(self.source.get_credential()).catch_unwind();
         let credential = match tokio::time::timeout(limit, asked).await {
             Ok(Ok(Ok(credential))) => credential,
             Ok(Ok(Err(error))) => return Err(unsigned(error.to_string())),
             Ok(Err(_)) => {
                 return Err(unsigned(
-                    "the token file, or an answer of the source of the credentials, can't be sent"
+                    "what the source of the credentials is to be asked with can't be sent"
                         .to_owned(),
                 ));
             }
@@ -207,6 +257,18 @@ impl Signing {
         self.had_some.store(true, Ordering::Relaxed);
         Ok(credential)
     }
+}
+
+/// Whether what is in `file` can be the value of a header. What can't be read is told by whoever
+/// needs it.
+async fn is_sendable(file: PathBuf) -> bool {
+    let is_sendable = || match std::fs::read(file) {
+        Ok(token) => HeaderValue::from_bytes(&token).is_ok(),
+        Err(_) => true,
+    };
+    tokio::task::spawn_blocking(is_sendable)
+        .await
+        .unwrap_or(true)
 }
 
 /// What `object_store` signs uploads with.

@@ -1,5 +1,8 @@
 //! Servers that say no, or nothing, and configurations that can't be meant.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 /// ERR-02, ERR-03, ERR-04, ERR-06, K4, K21.
@@ -241,22 +244,36 @@ fn a_source_of_credentials_without_an_address_is_invalid_and_says_why() {
     }
 }
 
-/// What a source of credentials says goes into the next request to it.
+/// What a source of credentials says goes into the next request to it. `object_store` panicked, of
+/// which a program heard by its hook though nothing was wrong with it.
 #[tokio::test]
-async fn a_source_of_credentials_that_says_what_can_not_be_sent_is_an_error() {
+async fn a_source_of_credentials_that_says_what_can_not_be_sent_is_an_error_and_no_panic() {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new({
+        let panics = Arc::clone(&panics);
+        move |panic| {
+            panics.fetch_add(1, Ordering::Relaxed);
+            hook(panic);
+        }
+    }));
     let server = S3Server::start();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let token_file = folder.path().join("token");
     std::fs::write(&token_file, "two\nlines").expect("a file can be written");
-    let metadata = Scripted::handling(|_| Answer::new(200).body("two\nlines"));
-    let instance = Credentials::Instance {
+    let no_token = Scripted::handling(|_| Answer::new(200).body("two\nlines"));
+    let no_role = Scripted::handling(|request| match request.path.as_str() {
+        "/latest/api/token" => Answer::new(200).body("token"),
+        _ => Answer::new(200).body("a <role>"),
+    });
+    let instance = |metadata: &Scripted| Credentials::Instance {
         endpoint: Some(metadata.endpoint()),
     };
     let pod = Credentials::Pod {
-        full_uri: metadata.endpoint(),
+        full_uri: no_token.endpoint(),
         token_file,
     };
-    for credentials in [instance, pod] {
+    for credentials in [instance(&no_token), instance(&no_role), pod] {
         let config = config(&server, &server.endpoint()).credentials(credentials);
         let client = S3Client::new(config).unwrap();
 
@@ -266,6 +283,7 @@ async fn a_source_of_credentials_that_says_what_can_not_be_sent_is_an_error() {
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
         }
     }
+    assert_eq!(panics.load(Ordering::Relaxed), 0);
 }
 
 /// The environment's proxy got the credentials of a role in plain text.
