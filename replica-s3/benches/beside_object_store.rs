@@ -10,6 +10,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod store;
+
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -20,7 +22,8 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use replica_core::{Body, FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
-use replica_s3::{Credentials, S3Client, S3Config};
+use replica_s3::S3Client;
+use store::Store;
 
 const PAIRS: usize = 5;
 const PIECE: usize = 1 << 20;
@@ -31,30 +34,17 @@ const FILE: FileId = FileId {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
-    let [endpoint, bucket, access_key, secret_key, rest @ ..] = arguments.as_slice() else {
-        // `cargo test --benches` gives no server to measure.
-        println!("nothing measured: name ENDPOINT BUCKET ACCESS_KEY SECRET_KEY [MIB]");
+    let Some(store) = Store::of_arguments("[MIB [PAIRS]]") else {
         return ExitCode::SUCCESS;
     };
-    let number = |index: usize| rest.get(index).and_then(|text| text.parse().ok());
-    let pieces = number(0).unwrap_or(1024);
-    let pairs = number(1).unwrap_or(PAIRS).max(1);
-    let config = S3Config::new(bucket)
-        .prefix("replica-s3-bench")
-        .endpoint(endpoint)
-        .allow_http(true)
-        .credentials(Credentials::new(access_key, secret_key));
-    let ours = S3Client::new(config).expect("a client");
+    let (pieces, pairs) = (store.number(0, 1024), store.number(1, PAIRS).max(1));
+    let ours = S3Client::new(store.config("replica-s3-bench")).expect("a client");
     let raw = AmazonS3Builder::new()
-        .with_endpoint(endpoint)
+        .with_endpoint(&store.endpoint)
         .with_allow_http(true)
-        .with_bucket_name(bucket)
-        .with_access_key_id(access_key)
-        .with_secret_access_key(secret_key)
+        .with_bucket_name(&store.bucket)
+        .with_access_key_id(&store.access_key)
+        .with_secret_access_key(&store.secret_key)
         .build()
         .expect("a store");
 

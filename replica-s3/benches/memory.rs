@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod store;
+
 use std::fs;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,7 +18,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use replica_core::{Body, FileId, Level, ReplicaClient, Timestamp, Timestamps, Txid, TxidRange};
-use replica_s3::{Credentials, S3Client, S3Config};
+use replica_s3::S3Client;
+use store::Store;
 
 const PIECE: usize = 1 << 20;
 /// How large a small file is, and how many calls are under way at once.
@@ -25,24 +28,11 @@ const AT_ONCE: usize = 64;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
-    let [endpoint, bucket, access_key, secret_key, rest @ ..] = arguments.as_slice() else {
-        // `cargo test --benches` gives no server to measure.
-        println!("nothing measured: name ENDPOINT BUCKET ACCESS_KEY SECRET_KEY [MIB [FILES]]");
+    let Some(store) = Store::of_arguments("[MIB [FILES]]") else {
         return ExitCode::SUCCESS;
     };
-    let number = |index: usize| rest.get(index).and_then(|text| text.parse().ok());
-    let pieces = number(0).unwrap_or(1024);
-    let files = number(1).unwrap_or(10_000);
-    let config = S3Config::new(bucket)
-        .prefix("replica-s3-memory")
-        .endpoint(endpoint)
-        .allow_http(true)
-        .credentials(Credentials::new(access_key, secret_key));
-    let client = S3Client::new(config).expect("a client");
+    let (pieces, files) = (store.number(0, 1024), store.number(1, 10_000));
+    let client = S3Client::new(store.config("replica-s3-memory")).expect("a client");
 
     measured("before anything", async {}).await;
     measured(&format!("put of {pieces} MiB"), put(&client, pieces)).await;
