@@ -8,6 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -391,6 +392,50 @@ async fn keys_of_every_form_log_in_and_an_encrypted_one_with_its_passphrase_alon
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(error.to_string().contains("passphrase"), "{error}");
     }
+}
+
+/// An agent is found by the environment, which a test can't change for itself: it runs once more,
+/// as the command of an `ssh-agent`, which ends with it.
+#[tokio::test]
+async fn the_keys_of_an_agent_are_tried_until_one_is_welcome() {
+    const WITHIN: &str = "REPLICA_TEST_WITHIN_AN_AGENT";
+    if std::env::var_os(WITHIN).is_none() {
+        let again = Command::new("ssh-agent")
+            .arg(std::env::current_exe().expect("a test has a program"))
+            .arg("--exact")
+            .arg("the_keys_of_an_agent_are_tried_until_one_is_welcome")
+            .env(WITHIN, "yes")
+            .output()
+            .expect("ssh-agent should be installed: Debian's package is openssh-client");
+        let said = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success(), "{said}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let server = Sshd::start(Form::Whole);
+    server.authorize_new("rsa", ["rsa", "3072"], "RFC4716", None);
+    let mut config = server.config("db");
+    config.logins = vec![Login::Agent];
+    let add = |key: &str| {
+        let added = Command::new("ssh-add")
+            .arg("-q")
+            .arg(server.file(key))
+            .status();
+        assert!(added.expect("ssh-add is ssh-agent's").success(), "{key}");
+    };
+
+    let empty = refusal(config.clone()).await;
+    add("other");
+    let refused = refusal(config.clone()).await;
+    add("rsa");
+    let welcome = write(&client(config), 1, b"content").await;
+
+    for error in [empty, refused] {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("agent"), "{error}");
+    }
+    assert!(welcome.is_ok(), "{welcome:?}");
+    assert_eq!(names(&server.path("db")), [NAME]);
 }
 
 #[tokio::test]
