@@ -1,4 +1,4 @@
-//! The database file as SQLite itself has it open.
+//! The database file as SQLite itself has it open, and one of SQLite's locks.
 //!
 //! A process that opens the file once more and closes it again loses, by the rules of POSIX, all
 //! the locks that its connections hold on it, those of the application that embeds this crate
@@ -11,6 +11,9 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use rusqlite::{Connection, Error, Result, ffi};
+
+/// The number of the lock under which SQLite checkpoints: WAL_CKPT_LOCK of its file format.
+const CHECKPOINT_LOCK: c_int = 1;
 
 /// Reads the part of `connection`'s database file that begins at byte `offset`. What is beyond the
 /// end of the file reads as zeros, as it does for SQLite.
@@ -50,6 +53,45 @@ pub(super) fn sync(connection: &Connection) -> Result<()> {
     match code {
         ffi::SQLITE_OK => Ok(()),
         code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// Takes the lock under which SQLite checkpoints, which nobody does then. `false` where somebody is
+/// at it: this waits for nobody.
+///
+/// SQLite takes the lock itself wherever it checkpoints or mends the index of a log, and finds it
+/// taken then, on this connection too. It knows nothing of this, so the lock must be given back
+/// before the connection is closed. The connection must have read a database in WAL mode.
+pub(super) fn lock_checkpoints(connection: &Connection) -> Result<bool> {
+    match shm_lock(connection, ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_EXCLUSIVE)? {
+        ffi::SQLITE_OK => Ok(true),
+        ffi::SQLITE_BUSY => Ok(false),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// Gives back the lock that [`lock_checkpoints`] has taken on this connection.
+pub(super) fn unlock_checkpoints(connection: &Connection) -> Result<()> {
+    match shm_lock(
+        connection,
+        ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_EXCLUSIVE,
+    )? {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+fn shm_lock(connection: &Connection, flags: c_int) -> Result<c_int> {
+    let file = pointer(connection)?;
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods, and methods
+    // before version 2 have no locks. SQLite's own file systems lock per connection and process,
+    // and give an error where the connection has no log open.
+    unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let methods = methods.filter(|methods| methods.iVersion >= 2);
+        let x_shm_lock = methods.and_then(|methods| methods.xShmLock);
+        let x_shm_lock = x_shm_lock.ok_or_else(misuse)?;
+        Ok(x_shm_lock(file, CHECKPOINT_LOCK, 1, flags))
     }
 }
 
@@ -167,6 +209,50 @@ mod tests {
         assert!(has_moved(&connection).unwrap());
         fs::write(&path, "another one").unwrap();
         assert!(has_moved(&connection).unwrap());
+    }
+
+    fn checkpointed(connection: &Connection) -> (bool, i64, i64) {
+        let row = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        });
+        row.expect("a checkpoint is no error, whether it comes about or not")
+    }
+
+    #[test]
+    fn nobody_checkpoints_while_that_is_locked_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let open = || Connection::open(&path).expect("a database in a temporary folder");
+        let (keeper, other) = (open(), open());
+        let made = "PRAGMA journal_mode=WAL; CREATE TABLE t(a)";
+        keeper.execute_batch(made).expect("a table can be made");
+        let second = open();
+        let read = second.execute_batch("SELECT * FROM t");
+        read.expect("there is a table");
+
+        assert_eq!(lock_checkpoints(&keeper), Ok(true));
+        assert_eq!(lock_checkpoints(&second), Ok(false));
+        assert_eq!(checkpointed(&other), (true, -1, -1));
+        assert_eq!(checkpointed(&keeper), (true, -1, -1));
+        let written = other.execute_batch("INSERT INTO t VALUES(1)");
+        written.expect("whoever writes needs no checkpoint");
+
+        assert_eq!(unlock_checkpoints(&keeper), Ok(()));
+        assert_eq!(checkpointed(&other), (false, 0, 0));
+        assert_eq!(lock_checkpoints(&second), Ok(true));
+        assert_eq!(unlock_checkpoints(&second), Ok(()));
+    }
+
+    #[test]
+    fn without_a_log_there_is_no_lock() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = Connection::open(folder.path().join("a.db")).expect("a database");
+        let made = connection.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+
+        lock_checkpoints(&connection).expect_err("it has no log");
+        let in_memory = Connection::open_in_memory().expect("a database in memory");
+        lock_checkpoints(&in_memory).expect_err("it has no file");
     }
 
     #[cfg(target_os = "linux")]

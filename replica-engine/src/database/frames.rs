@@ -1,9 +1,12 @@
 //! Frames of the log that were looked at and are wanted once more.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+
+use ltx::Pgno;
 
 use crate::ReplicateError;
 use crate::wal::{Chain, ChangedPage};
@@ -14,12 +17,11 @@ pub(crate) enum Frames {
     /// In the log's file, for as long as it is not begun anew.
     InLog(File),
     /// In memory, and so the log may be begun anew.
-    Copied {
-        /// The offset in the log at which they begin.
-        from: u64,
-        bytes: Vec<u8>,
-    },
+    Copied(Copies),
 }
+
+/// The last frame of each page, as bytes.
+pub(crate) type Copies = HashMap<Pgno, Box<[u8]>>;
 
 /// Why a frame that was there can't be read.
 #[derive(Debug)]
@@ -37,22 +39,16 @@ impl Frames {
         of: &Chain,
         frame: &'a mut [u8],
     ) -> Result<&'a [u8], FrameFault> {
-        let offset = page.offset(of.header().page_size());
         match self {
-            Frames::InLog(file) => file
-                .read_exact_at(frame, offset)
-                .map_err(FrameFault::Read)?,
-            Frames::Copied { from, bytes } => {
-                let skipped = offset.checked_sub(*from).map(usize::try_from);
-                let rest = match skipped {
-                    Some(Ok(skipped)) => bytes.get(skipped..).unwrap_or_default(),
-                    _ => &[],
-                };
-                let Some(copy) = rest.get(..frame.len()) else {
-                    return Err(FrameFault::Replaced);
-                };
-                frame.copy_from_slice(copy);
+            Frames::InLog(file) => {
+                let offset = page.offset(of.header().page_size());
+                let read = file.read_exact_at(frame, offset);
+                read.map_err(FrameFault::Read)?;
             }
+            Frames::Copied(copies) => match copies.get(&page.pgno()) {
+                Some(copy) if copy.len() == frame.len() => frame.copy_from_slice(copy),
+                _ => return Err(FrameFault::Replaced),
+            },
         }
         page.verify(of, frame).map_err(|_| FrameFault::Replaced)
     }

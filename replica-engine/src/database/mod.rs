@@ -2,10 +2,11 @@
 
 mod file;
 mod frames;
+mod keeper;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::mem;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,7 +19,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
-pub(crate) use frames::Frames;
+pub(crate) use frames::{Copies, Frames};
+use keeper::{Keeper, begin, end};
 
 /// How long SQLite waits for a lock of somebody else's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +35,8 @@ const LOCK_TRIES: i32 = 10_000;
 const COUNT_PAUSE: Duration = Duration::from_millis(1);
 /// How often it counts them, which is as long as it waits for a lock.
 const COUNTS_MAX: usize = 5_000;
+/// After how many of those the checkpoint lock is given back.
+const COUNTS_LOCKED: usize = 100;
 
 /// The tables by which Litestream writes to a log that has no frames and takes the write lock.
 /// Both programs use them, so that either can take over from the other.
@@ -49,21 +53,25 @@ const LOOKS_MAX: usize = 4;
 /// How many bytes of the log are read at a time, at least.
 const READ_SIZE: usize = 256 * 1024;
 
-/// Two connections to one database, of which one is in a read transaction at any time: the *hold*.
+/// Two connections to one database, of which one sees to it that there is a *hold* on it at any
+/// time.
 ///
-/// While that lasts, SQLite begins the log anew at most once, and only when every frame that was
-/// in it when the hold began is in the database file too: a reader of frames keeps others from
-/// overwriting them, and a reader of the database file alone keeps others from checkpointing what
-/// is written to the new log. [`hand_over`](Database::hand_over) begins a new hold before the old
-/// one ends, so there is one without interruption for as long as this lives.
+/// While that lasts, SQLite begins the log anew at most once, and only when every frame of it is in
+/// the database file too. The hold is SQLite's own checkpoint lock: who tries to checkpoint is
+/// refused at once, and costs a writer next to nothing. To checkpoint takes to let go of it. Until
+/// it is taken again, and as long as there are frames in the database file that the replica has
+/// not, the hold is a read transaction, which keeps others from overwriting what it reads, and from
+/// checkpointing what is written later. It is one too for as long as somebody else has the lock.
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
     wal: PathBuf,
     /// The files beside the database when it was opened.
     beside: [(PathBuf, Option<Identity>); 2],
-    holding: Connection,
-    free: Connection,
+    keeper: Keeper,
+    worker: Connection,
+    /// How many holds were begun when there was none.
+    holds: Cell<u32>,
 }
 
 /// Which file of the system one is, whatever its name.
@@ -81,6 +89,8 @@ pub(crate) struct Observed {
     pub(crate) frames: u32,
     /// How many of those are in the database file too.
     pub(crate) backfilled: u32,
+    /// Under which hold: where there was none for a while, anything may have happened.
+    pub(crate) hold: u32,
 }
 
 /// What a checkpoint has found, and left.
@@ -92,20 +102,27 @@ pub(crate) enum Backfill {
     Done { frames: u32, backfilled: u32 },
 }
 
+impl Observed {
+    /// How many committed frames are not in the database file yet.
+    pub(crate) fn left(&self) -> u32 {
+        self.frames.saturating_sub(self.backfilled)
+    }
+}
+
 impl Database {
     /// Opens the database at `path`, puts it into WAL mode and holds it.
     pub(crate) fn open(path: &Path) -> Result<Database, ReplicateError> {
-        let holding = connect(path)?;
+        let keeper = connect(path)?;
         let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
-        let mode: String = holding
+        let mode: String = keeper
             .query_row("PRAGMA journal_mode=WAL", (), |row| row.get(0))
             .map_err(sqlite)?;
         if mode != "wal" {
             let path = path.to_owned();
             return Err(ReplicateError::NotWal { path, mode });
         }
-        holding.execute_batch(TABLES).map_err(sqlite)?;
-        let free = connect(path)?;
+        keeper.execute_batch(TABLES).map_err(sqlite)?;
+        let worker = connect(path)?;
         // SQLite follows links, and puts the log beside what they lead to.
         let resolved = path.canonicalize().map_err(|source| ReplicateError::Read {
             path: path.to_owned(),
@@ -117,7 +134,8 @@ impl Database {
             PathBuf::from(path)
         };
         let wal = beside("-wal");
-        hold(&holding).map_err(sqlite)?;
+        let keeper = Keeper::new(keeper);
+        keeper.read().map_err(sqlite)?;
         let identified = |path: PathBuf| match Identity::of(&path) {
             Ok(identity) => Ok((path, identity)),
             Err(error) => Err(error),
@@ -127,8 +145,9 @@ impl Database {
             path: resolved,
             wal,
             beside,
-            holding,
-            free,
+            keeper,
+            worker,
+            holds: Cell::new(1),
         })
     }
 
@@ -139,11 +158,9 @@ impl Database {
 
     /// What the log is now.
     pub(crate) fn observe(&self) -> Result<Observed, ReplicateError> {
-        if self.holding.is_autocommit() {
-            // An error has ended the hold, and whoever was told so knows that it is a new one.
-            hold(&self.holding).map_err(|source| self.failed("read", source))?;
-        }
-        if file::has_moved(&self.holding).map_err(|source| self.failed("look for", source))? {
+        if file::has_moved(&self.keeper.connection)
+            .map_err(|source| self.failed("look for", source))?
+        {
             let path = self.path.clone();
             return Err(ReplicateError::Replaced { path });
         }
@@ -156,123 +173,172 @@ impl Database {
             }
         }
         for _ in 0..LOOKS_MAX {
+            let hold = self.hold()?;
             let header = self.wal_header()?;
             let (frames, backfilled) = self.counts()?;
-            if self.wal_header()? == header {
+            if self.wal_header()? == header && self.is_held() {
                 return Ok(Observed {
                     header,
                     frames,
                     backfilled,
+                    hold,
                 });
             }
         }
         Err(self.unsteady())
     }
 
+    /// Begins a hold where there is none, as after an error that has ended it, and says which one
+    /// there is.
+    fn hold(&self) -> Result<u32, ReplicateError> {
+        let failed = |source| self.failed("hold", source);
+        if !self.is_held() {
+            self.holds.set(self.holds.get().wrapping_add(1));
+            self.keeper.read().map_err(failed)?;
+        }
+        self.keeper.lock().map_err(failed)?;
+        Ok(self.holds.get())
+    }
+
+    fn is_held(&self) -> bool {
+        // Where we write, nobody else does.
+        self.keeper.has_lock() || self.keeper.reads() || !self.worker.is_autocommit()
+    }
+
     /// Sees to it that the log has frames that can't be checkpointed under this hold, so that it
     /// can't be begun anew either.
     pub(crate) fn pin(&self) -> Result<(), ReplicateError> {
-        let Observed {
-            frames, backfilled, ..
-        } = self.observe()?;
-        match frames == backfilled {
-            true => self.bump(),
-            false => Ok(()),
+        match self.observe()?.left() {
+            0 => self.bump(),
+            _ => Ok(()),
         }
     }
 
     /// Commits a transaction that changes next to nothing.
     pub(crate) fn bump(&self) -> Result<(), ReplicateError> {
         let bumped = self
-            .free
+            .worker
             // Whatever the application deletes.
             .execute_batch(TABLES)
-            .and_then(|()| self.free.execute(BUMP, ()));
+            .and_then(|()| self.worker.execute(BUMP, ()));
         bumped
             .map(drop)
             .map_err(|source| self.failed("write to", source))
     }
 
-    /// Begins a new hold, and ends the old one. From then on what is committed up to now can be
-    /// checkpointed, and where all of that is in the database file already, the log can be begun
-    /// anew.
-    ///
-    /// # Errors
-    ///
-    /// What SQLite says. The old hold goes on.
-    pub(crate) fn hand_over(&mut self) -> Result<(), ReplicateError> {
-        let begun = hold(&self.free);
-        self.take_over(begun)
+    /// Reads what is committed now instead of what was committed before, without letting go of the
+    /// hold.
+    fn read_anew(&self) -> rusqlite::Result<()> {
+        if self.keeper.has_lock() {
+            self.keeper.end()?;
+            return self.keeper.read();
+        }
+        begin(&self.worker)?;
+        let read = self.keeper.end().and_then(|()| self.keeper.read());
+        end(&self.worker).and(read)
     }
 
-    /// Begins a new hold that keeps everybody from writing too, and ends the old one. `false` where
-    /// others have been writing for as long as this waits.
+    /// Ends to read where all that is in the database file was copied, up to `copied` or further:
+    /// then the lock alone lets the log be begun anew only once all of it was.
+    pub(crate) fn release(&self, copied: &Chain) -> Result<(), ReplicateError> {
+        if !self.keeper.reads() {
+            return Ok(());
+        }
+        let Observed {
+            header, backfilled, ..
+        } = self.observe()?;
+        let is_same = header == Ok(*copied.header());
+        let is_copied = backfilled == 0 || is_same && backfilled <= copied.frames();
+        if is_copied && self.keeper.has_lock() {
+            let ended = self.keeper.end();
+            ended.map_err(|source| self.failed("unlock", source))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps everybody from writing. `false` where others have been writing for as long as this
+    /// waits.
     ///
     /// Whoever gets `true` calls [`unlock_writers`](Database::unlock_writers) soon.
     pub(crate) fn lock_writers(&mut self) -> Result<bool, ReplicateError> {
-        let eagerly = self.free.busy_handler(Some(|tries| {
+        let eagerly = self.worker.busy_handler(Some(|tries| {
             thread::sleep(LOCK_PAUSE);
             tries < LOCK_TRIES
         }));
-        let begin = || self.free.execute_batch("BEGIN IMMEDIATE");
+        let begin = || self.worker.execute_batch("BEGIN IMMEDIATE");
         let begun = self.patient_again(eagerly, begin)?;
         if let Err(error) = &begun
             && error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
         {
             return Ok(false);
         }
-        self.take_over(begun)?;
+        // What it has kept from being overwritten can't be meanwhile.
+        if let Err(source) = begun.and_then(|()| self.keeper.end()) {
+            end(&self.worker).ok();
+            return Err(self.failed("lock", source));
+        }
         Ok(true)
     }
 
-    /// Begins a new hold, and ends the one under which nobody can write.
+    /// Lets everybody write again, and reads what is committed.
     ///
     /// # Errors
     ///
     /// What SQLite says. Everybody can write again, but it may be that nothing is held until the
     /// log is observed the next time.
-    pub(crate) fn unlock_writers(&mut self) -> Result<(), ReplicateError> {
-        let handed = self.hand_over();
-        if handed.is_err() {
-            // The application goes before the replica.
-            end(&self.holding).map_err(|source| self.failed("unlock", source))?;
-        }
-        handed
+    pub(crate) fn unlock_writers(&self) -> Result<(), ReplicateError> {
+        let read = self.keeper.read();
+        // The application goes before the replica.
+        let unlocked = end(&self.worker);
+        unlocked
+            .and(read)
+            .map_err(|source| self.failed("unlock", source))
     }
 
-    /// The other connection is in a transaction if `begun` says so, which is the hold from now on.
-    fn take_over(&mut self, begun: rusqlite::Result<()>) -> Result<(), ReplicateError> {
-        let handed = begun.and_then(|()| end(&self.holding));
-        if let Err(source) = handed {
-            // It may have begun all the same; where it can't be ended, it holds more than need be.
-            end(&self.free).ok();
-            return Err(self.failed("hold", source));
-        }
-        mem::swap(&mut self.holding, &mut self.free);
-        Ok(())
-    }
-
-    /// Copies as much of the log to the database file as the hold and other readers allow, which
-    /// is in nobody's way.
+    /// Copies as much of the log to the database file as readers allow, which is in nobody's way,
+    /// and goes on to read what was committed when it began, unless nobody can write.
+    ///
+    /// It is called only where the log has frames that are not in the database file, or where
+    /// all that are were copied: so that the log isn't begun anew before.
     pub(crate) fn backfill(&self) -> Result<Backfill, ReplicateError> {
-        self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)")
+        self.between_locks("PRAGMA wal_checkpoint(PASSIVE)")
     }
 
     /// Sees to it that what was copied to the database file is on the disk.
     pub(crate) fn sync_file(&self) -> Result<(), ReplicateError> {
-        file::sync(&self.free).map_err(|source| self.failed("sync", source))
+        file::sync(&self.worker).map_err(|source| self.failed("sync", source))
     }
 
     /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
     /// reading or writing it at this very moment: this waits for nobody.
     pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {
-        let at_once = self.free.busy_timeout(Duration::ZERO);
+        let at_once = self.worker.busy_timeout(Duration::ZERO);
         self.patient_again(at_once, || {
-            self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.between_locks("PRAGMA wal_checkpoint(TRUNCATE)")
         })?
     }
 
-    /// Does `work` with the free connection, of which it was `set` how long it waits for others;
+    /// Lets go of the checkpoint lock for a checkpoint, and takes it again.
+    fn between_locks(&self, pragma: &str) -> Result<Backfill, ReplicateError> {
+        let failed = |source| self.failed("hold", source);
+        let has_lock = self.keeper.lock().map_err(failed)?;
+        if self.worker.is_autocommit() {
+            self.read_anew().map_err(failed)?;
+        }
+        if !has_lock {
+            return Ok(Backfill::Busy);
+        }
+        self.keeper.unlock().map_err(failed)?;
+        let done = self.checkpoint(pragma);
+        let has_lock = self.keeper.relock().map_err(failed)?;
+        match done? {
+            // Somebody else may go on with it.
+            _ if !has_lock => Ok(Backfill::Busy),
+            done => Ok(done),
+        }
+    }
+
+    /// Does `work` with the other connection, of which it was `set` how long it waits for others;
     /// it waits as ever afterwards.
     fn patient_again<T>(
         &self,
@@ -282,7 +348,7 @@ impl Database {
         let failed = |source| self.failed("set up", source);
         set.map_err(failed)?;
         let done = work();
-        self.free.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        self.worker.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         Ok(done)
     }
 
@@ -309,14 +375,23 @@ impl Database {
         Ok((changes, Frames::InLog(file)))
     }
 
-    /// Takes the frames up to number `frames` too, and appends their bytes to `copied`.
+    /// Takes the frames up to number `frames` too, and keeps the last one of each page in `copies`.
     pub(crate) fn copy(
         &self,
         changes: &mut Changes,
         frames: u32,
-        copied: &mut Vec<u8>,
+        copies: &mut Copies,
     ) -> Result<(), ReplicateError> {
-        let keep = |frame: &[u8]| copied.extend_from_slice(frame);
+        let keep = |frame: &[u8]| {
+            let pgno = frame.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+            let Some(pgno) = pgno.and_then(Pgno::new) else {
+                unreachable!("a frame that was verified has the number of a page");
+            };
+            match copies.get_mut(&pgno) {
+                Some(copy) if copy.len() == frame.len() => copy.copy_from_slice(frame),
+                _ => drop(copies.insert(pgno, frame.into())),
+            }
+        };
         self.take(changes, frames, u64::MAX, keep).map(drop)
     }
 
@@ -364,7 +439,7 @@ impl Database {
         page_size: PageSize,
         out: &mut [u8],
     ) -> Result<(), ReplicateError> {
-        file::read(&self.holding, first.offset(page_size), out)
+        file::read(&self.keeper.connection, first.offset(page_size), out)
             .map_err(|source| self.failed("read", source))
     }
 
@@ -389,10 +464,16 @@ impl Database {
 
     /// How many frames SQLite counts in the log, and how many of them are in the database file.
     fn counts(&self) -> Result<(u32, u32), ReplicateError> {
-        for _ in 0..COUNTS_MAX {
+        for tries in 0..COUNTS_MAX {
             let counted = self.checkpoint("PRAGMA wal_checkpoint(NOOP)")?;
             if let Backfill::Done { frames, backfilled } = counted {
                 return Ok((frames, backfilled));
+            }
+            if tries == COUNTS_LOCKED {
+                // Who was changing it may have died of that, and to mend it takes the lock. Nobody
+                // can read meanwhile.
+                let unlocked = self.keeper.unlock();
+                unlocked.map_err(|source| self.failed("unlock", source))?;
             }
             thread::sleep(COUNT_PAUSE);
         }
@@ -400,8 +481,12 @@ impl Database {
     }
 
     fn checkpoint(&self, pragma: &str) -> Result<Backfill, ReplicateError> {
-        let (busy, frames, backfilled): (bool, i64, i64) = self
-            .free
+        // SQLite refuses that to whoever is in a transaction.
+        let idle = match self.worker.is_autocommit() {
+            true => &self.worker,
+            false => &self.keeper.connection,
+        };
+        let (busy, frames, backfilled): (bool, i64, i64) = idle
             .query_row(pragma, (), |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
@@ -490,26 +575,6 @@ fn connect(path: &Path) -> Result<Connection, ReplicateError> {
     Ok(connection)
 }
 
-/// Begins a read transaction, or none where it fails.
-fn hold(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("BEGIN")?;
-    // A transaction begins with the first read: until then nothing is held.
-    let read = "SELECT EXISTS(SELECT 1 FROM sqlite_schema)";
-    let begun = connection.query_row(read, (), |_| Ok(()));
-    if begun.is_err() {
-        end(connection).ok();
-    }
-    begun
-}
-
-/// Ends the transaction of `connection`, where it is in one.
-fn end(connection: &Connection) -> rusqlite::Result<()> {
-    match connection.is_autocommit() {
-        true => Ok(()),
-        false => connection.execute_batch("ROLLBACK"),
-    }
-}
-
 /// Reads from byte `offset` on until the buffer is full or the file ends.
 fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
@@ -529,34 +594,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hold_that_has_failed_is_none() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("a.db");
-        let open = || Connection::open(&path).expect("a database in a temporary folder");
-        let (writer, reader) = (open(), open());
-        let locked = writer.execute_batch("CREATE TABLE t(a); BEGIN EXCLUSIVE");
-        locked.expect("nobody else has it");
-        reader.busy_timeout(Duration::ZERO).expect("a connection");
-
-        hold(&reader).expect_err("it is locked");
-
-        assert!(reader.is_autocommit());
-        writer.execute_batch("COMMIT").expect("it can end");
-        hold(&reader).expect("nobody writes any more");
-        assert!(!reader.is_autocommit());
-    }
-
-    #[test]
     fn a_log_is_pinned_though_the_application_has_deleted_the_table_for_that() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a.db");
         let application = Connection::open(&path).expect("a database in a temporary folder");
         let made = application.execute_batch("CREATE TABLE t(a)");
         made.expect("a table can be made");
-        let mut database = Database::open(&path).expect("it is a database");
+        let database = Database::open(&path).expect("it is a database");
         let dropped = application.execute_batch("DROP TABLE _litestream_seq");
         dropped.expect("the table is there");
-        database.hand_over().expect("nobody is in the way");
+        database.observe().expect("the log can be read");
         database.backfill().expect("nobody is in the way");
         let before = database.observe().expect("the log can be read");
         assert_eq!(before.frames, before.backfilled);
@@ -567,5 +614,73 @@ mod tests {
 
         let after = database.observe().expect("the log can be read");
         assert!(after.frames > after.backfilled, "{after:?}");
+    }
+
+    /// A database with some frames in its log, and the application that has written them.
+    fn written(folder: &tempfile::TempDir) -> (Connection, Database) {
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        let made = application.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+        let database = Database::open(&path).expect("it is a database");
+        let written = application.execute_batch("INSERT INTO t VALUES(1)");
+        written.expect("anybody may write");
+        (application, database)
+    }
+
+    #[test]
+    fn a_hold_that_has_ended_is_followed_by_another_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_application, database) = written(&folder);
+        let before = database.observe().expect("the log can be read");
+
+        let unlocked = database.keeper.unlock();
+        unlocked.expect("it has the lock");
+        database.keeper.end().expect("it reads");
+        let after = database.observe().expect("the log can be read");
+
+        assert_ne!(before.hold, after.hold);
+        assert_eq!((before.header, before.frames), (after.header, after.frames));
+        let again = database.observe().expect("the log can be read");
+        assert_eq!(again.hold, after.hold);
+    }
+
+    #[test]
+    fn an_index_that_a_writer_has_left_half_written_can_be_mended() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (application, database) = written(&folder);
+        database.observe().expect("the log can be read");
+        database.keeper.end().expect("it reads");
+        // The second copy of its header. A process that closes the file loses its locks, so another
+        // one writes it.
+        let script = "printf '0123456789' | dd of=\"$1\" bs=1 seek=56 conv=notrunc status=none";
+        let torn = std::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(folder.path().join("a.db-shm"))
+            .status();
+        assert!(torn.expect("a shell should run").success());
+
+        let observed = database.observe().expect("it is mended");
+
+        assert!(observed.frames > 0 && database.is_held(), "{observed:?}");
+        let written = application.execute_batch("INSERT INTO t VALUES(2)");
+        written.expect("anybody may write");
+    }
+
+    #[test]
+    fn nobody_keeps_the_lock_of_a_database_that_was_closed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (application, database) = written(&folder);
+        database.observe().expect("the log can be read");
+        let refused = || {
+            let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
+            let refused = application.query_row(pragma, (), |row| row.get(0));
+            refused.expect("a checkpoint that is refused is no error")
+        };
+        let before: bool = refused();
+
+        drop(database);
+
+        assert!(before && !refused());
     }
 }

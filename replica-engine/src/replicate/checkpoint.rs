@@ -4,20 +4,25 @@ use super::decide::{Place, Step};
 use super::error::ReplicateError;
 use super::pending::{Contents, Pending, lock};
 use super::prepare::Preparing;
-use crate::database::{Backfill, Database, Frames, Observed};
+use crate::database::{Backfill, Copies, Database, Frames, Observed};
 use crate::wal::{Chain, Changes, WalHeader};
 
-/// How many bytes of the log are copied at most while nobody can write.
-const LOCKED_MAX: u64 = 1024 * 1024;
-/// How many frames of it are copied to the database file at most while nobody can write: as many as
-/// SQLite itself copies by default in the middle of a commit.
-const BACKFILLED_MAX: u32 = 1000;
-/// How many bytes those may have.
-const BACKFILLED_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// How many bytes of it are copied at most before that.
+/// What is done at most while nobody can write, for a start.
+const BOUNDS: Bounds = Bounds {
+    copied: 1024 * 1024,
+    backfilled: 1000,
+    backfilled_bytes: 8 * 1024 * 1024,
+};
+/// How often those are doubled: a writer that is faster than all that was tried before is kept
+/// waiting longer, rather than that the log grows on.
+const DOUBLED_MAX: u32 = 2;
+/// How many bytes of the log are in memory at most before that, where each page is once.
 const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 /// How often the log is looked at before nobody can write.
 const LOOKS_MAX: usize = 4;
+/// How often the log is copied to the database file before that: each time there is less left of
+/// what was written meanwhile.
+const PASSES_MAX: usize = 4;
 
 /// A way to checkpoint.
 ///
@@ -32,6 +37,30 @@ pub enum Checkpoint {
     /// disk. The log is begun anew even where somebody writes all the time; an application's long
     /// reader still prevents it.
     Firm,
+}
+
+/// What is done at most while nobody can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// How many bytes of the log are copied to memory.
+    copied: u64,
+    /// How many frames of it are copied to the database file: at first as many as SQLite itself
+    /// copies by default in the middle of a commit.
+    backfilled: u32,
+    /// How many bytes those may have.
+    backfilled_bytes: u64,
+}
+
+impl Bounds {
+    /// What may be done after so many checkpoints in vain.
+    pub(crate) fn after(vain: u32) -> Bounds {
+        let times = 1 << vain.min(DOUBLED_MAX);
+        Bounds {
+            copied: BOUNDS.copied * u64::from(times),
+            backfilled: BOUNDS.backfilled * times,
+            backfilled_bytes: BOUNDS.backfilled_bytes * u64::from(times),
+        }
+    }
 }
 
 /// What a checkpoint did.
@@ -63,17 +92,16 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    /// What is known without a checkpoint where the replica has everything up to `place`, and
-    /// `observed` is seen under the first new hold, or under one on the very same frames.
+    /// What is known without a checkpoint, or after a gentle one, where the replica has everything
+    /// up to `place`, and `observed` is seen then.
     ///
-    /// The log that `place` is in can't be begun anew before more of it is copied, where it has not
-    /// been yet. A log that was empty has gained at most frames that this hold is on.
+    /// What was copied to the database file keeps the log from being begun anew until it is in the
+    /// replica too.
     fn of(place: &Place, observed: &Observed) -> Done {
         let is_another = observed.header != Ok(*place.end.header());
-        let complete = place.complete && (is_another || observed.frames <= place.end.frames());
         Done {
-            complete,
-            empty: complete && is_another && (place.empty || observed.frames == 0),
+            complete: place.complete,
+            empty: place.complete && is_another && (place.empty || observed.frames == 0),
             ..Done::default()
         }
     }
@@ -81,20 +109,25 @@ impl Done {
 
 impl Preparing {
     /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
-    pub(crate) fn checkpoint(&self, how: Checkpoint, wal_max: u64) -> Result<Done, ReplicateError> {
+    pub(crate) fn checkpoint(
+        &self,
+        how: Checkpoint,
+        wal_max: u64,
+        bounds: Bounds,
+    ) -> Result<Done, ReplicateError> {
         let mut database = lock(&self.database);
         let Ok(place) = self.place else {
             return Ok(Done::default());
         };
         let mut done = match how {
             Checkpoint::Gentle => {
-                let checkpointed = gentle(&mut database, &place.end)?;
+                let checkpointed = gentle(&database, &place.end)?;
                 Done {
                     checkpointed,
                     ..Done::of(&place, &database.observe()?)
                 }
             }
-            Checkpoint::Firm => self.firm(&mut database, &place)?,
+            Checkpoint::Firm => self.firm(&mut database, &place, bounds)?,
         };
         let end = match &done.pending {
             Some(pending) => *pending.changed.end(),
@@ -113,6 +146,7 @@ impl Preparing {
             if done.complete && database.wal_len()? > wal_max {
                 let truncated = database.truncate()?;
                 done.empty |= matches!(truncated, Backfill::Done { frames: 0, .. });
+                database.release(&end)?;
             }
         }
         Ok(done)
@@ -120,27 +154,52 @@ impl Preparing {
 
     /// A checkpoint of which the last part is done while nobody can write: what can be done before
     /// that is.
-    fn firm(&self, database: &mut Database, place: &Place) -> Result<Done, ReplicateError> {
-        database.hand_over()?;
-        database.backfill()?;
-        // SQLite does that only once it has copied all of the log, which is while nobody can write.
-        database.sync_file()?;
-        let ahead = match self.copy_ahead(database) {
+    ///
+    /// Until all that is in the database file was copied, the log isn't begun anew: with each pass a
+    /// new read transaction begins while there are frames that are not in the file, and the last one
+    /// ends when nobody can write. What is in the file then is in the replica or in memory.
+    fn firm(
+        &self,
+        database: &mut Database,
+        place: &Place,
+        bounds: Bounds,
+    ) -> Result<Done, ReplicateError> {
+        for _ in 0..PASSES_MAX {
+            let Backfill::Done { .. } = database.backfill()? else {
+                return Ok(Done::of(place, &database.observe()?));
+            };
+            // SQLite does that only once it has copied all of the log, which is while nobody can
+            // write.
+            database.sync_file()?;
+            if database.observe()?.left() <= bounds.backfilled / 4 {
+                break;
+            }
+        }
+        let ahead = match self.copy_ahead(database, bounds) {
             // It was begun anew meanwhile, and holds still once nobody can write.
             Err(ReplicateError::Unsteady { .. }) => None,
             ahead => ahead?,
         };
-        if !database.lock_writers()? {
+        let observed = database.observe()?;
+        let lacks = |ahead: &Copied| ahead.lacks(&observed) > bounds.copied;
+        if ahead.as_ref().is_some_and(lacks) || !database.lock_writers()? {
             return Ok(Done::of(place, &database.observe()?));
         }
-        let done = self.while_nobody_writes(database, ahead);
+        let done = self.while_nobody_writes(database, place, ahead, bounds);
         database.unlock_writers()?;
-        done
+        let done = done?;
+        let end = done.pending.as_ref().map(|pending| pending.changed.end());
+        database.release(end.unwrap_or(&place.end))?;
+        Ok(done)
     }
 
     /// Copies what was committed since the last sync to memory, as long as writers are not much
     /// faster than that.
-    fn copy_ahead(&self, database: &Database) -> Result<Option<Copied>, ReplicateError> {
+    fn copy_ahead(
+        &self,
+        database: &Database,
+        bounds: Bounds,
+    ) -> Result<Option<Copied>, ReplicateError> {
         let mut copied: Option<Copied> = None;
         for _ in 0..LOOKS_MAX {
             let observed = database.observe()?;
@@ -148,13 +207,20 @@ impl Preparing {
                 return Ok(copied);
             };
             let mut further = Copied::from(copied, start);
-            if further.lacks(&observed) + further.bytes.len() as u64 > AHEAD_MAX {
-                return Ok(Some(further));
-            }
             let lacked = further.lacks(&observed);
-            database.copy(&mut further.changes, observed.frames, &mut further.bytes)?;
+            while further.lacks(&observed) > 0 {
+                let room = further.room();
+                if room == 0 {
+                    return Ok(Some(further));
+                }
+                let Copied {
+                    changes, copies, ..
+                } = &mut further;
+                let until = changes.next().frames().saturating_add(room);
+                database.copy(changes, until.min(observed.frames), copies)?;
+            }
             copied = Some(further);
-            if lacked <= LOCKED_MAX / 4 {
+            if lacked <= bounds.copied / 4 {
                 break;
             }
         }
@@ -166,22 +232,25 @@ impl Preparing {
     fn while_nobody_writes(
         &self,
         database: &Database,
+        place: &Place,
         ahead: Option<Copied>,
+        bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
         let observed = database.observe()?;
         let pending = match self.step(database, &observed)? {
-            Step::Append(start) => self.copied(database, Copied::from(ahead, start), &observed)?,
+            Step::Append(start) => {
+                let copied = Copied::from(ahead, start);
+                self.copied(database, copied, &observed, bounds)?
+            }
             Step::Nothing | Step::Snapshot(_) => None,
         };
         let end = pending.as_ref().map(|pending| *pending.changed.end());
-        let end = end.or(self.place.ok().map(|place| place.end));
-        let has_all = end.is_some_and(|end| {
-            observed.header == Ok(*end.header()) && observed.frames == end.frames()
-        });
-        let left = observed.frames.saturating_sub(observed.backfilled);
-        let page_size = end.map_or(0, |end| end.header().page_size().get());
-        let is_little = left <= BACKFILLED_MAX
-            && u64::from(left) * u64::from(page_size) <= BACKFILLED_BYTES_MAX;
+        let end = end.unwrap_or(place.end);
+        let has_all = observed.header == Ok(*end.header()) && observed.frames == end.frames();
+        let left = observed.left();
+        let page_size = end.header().page_size().get();
+        let is_little = left <= bounds.backfilled
+            && u64::from(left) * u64::from(page_size) <= bounds.backfilled_bytes;
         let checkpointed = match has_all && is_little {
             true => match database.backfill()? {
                 Backfill::Done { frames, backfilled } => Some(Checkpointed {
@@ -194,10 +263,11 @@ impl Preparing {
             false => None,
         };
         // A log without frames was begun anew, and nothing was committed to it since.
-        let is_empty = observed.frames == 0 && self.place.is_ok_and(|place| place.complete);
+        let is_empty = observed.frames == 0 && place.complete;
         Ok(Done {
             checkpointed,
-            complete: has_all || is_empty,
+            // As long as there are frames that are not in the database file, it isn't begun anew.
+            complete: has_all || is_empty || place.complete && left > 0,
             empty: is_empty,
             recycled: None,
             pending: pending.filter(|_| has_all),
@@ -211,22 +281,22 @@ impl Preparing {
         database: &Database,
         mut copied: Copied,
         observed: &Observed,
+        bounds: Bounds,
     ) -> Result<Option<Pending>, ReplicateError> {
-        if copied.lacks(observed) > LOCKED_MAX {
+        if copied.lacks(observed) > bounds.copied {
             return Ok(None);
         }
-        database.copy(&mut copied.changes, observed.frames, &mut copied.bytes)?;
+        database.copy(&mut copied.changes, observed.frames, &mut copied.copies)?;
         let Copied {
             start,
             changes,
-            bytes,
+            copies,
         } = copied;
         let changed = changes.finish();
         if !self.has_growth(&changed) {
             return Ok(None);
         }
-        let from = start.offset();
-        let frames = Frames::Copied { from, bytes };
+        let frames = Frames::Copied(copies);
         let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
         Ok(Some(pending))
     }
@@ -236,7 +306,7 @@ impl Preparing {
 struct Copied {
     start: Chain,
     changes: Changes,
-    bytes: Vec<u8>,
+    copies: Copies,
 }
 
 impl Copied {
@@ -246,8 +316,15 @@ impl Copied {
         copied.unwrap_or_else(|| Copied {
             start,
             changes: Changes::since(start),
-            bytes: Vec::new(),
+            copies: Copies::new(),
         })
+    }
+
+    /// How many frames there is room for, whatever their pages are.
+    fn room(&self) -> u32 {
+        let frame_size = self.start.header().frame_size() as u64;
+        let taken = self.copies.len() as u64 * frame_size;
+        u32::try_from(AHEAD_MAX.saturating_sub(taken) / frame_size).unwrap_or(u32::MAX)
     }
 
     /// How many bytes of the log that was observed are not in it yet.
@@ -261,35 +338,31 @@ impl Copied {
 /// A checkpoint in nobody's way, where the replica has everything up to `copied`, which is all
 /// that was committed at some moment of the present hold.
 ///
-/// The log is begun anew at most once more, and not before all of it is in the replica: the first
-/// new hold is on frames, which stay, or on none, where they all are in the database file and so
-/// were there, and copied, under the hold before. The second one is only begun where both have the
-/// very same frames; whether that hold is on none, [`is_recycled`] tells.
-fn gentle(database: &mut Database, copied: &Chain) -> Result<Option<Checkpointed>, ReplicateError> {
-    database.hand_over()?;
+/// The log is begun anew at most once more, and not before all of it is in the replica: what else
+/// was copied to the database file is read for as long as it is not. Whether it is begun anew,
+/// [`is_recycled`] tells.
+fn gentle(database: &Database, copied: &Chain) -> Result<Option<Checkpointed>, ReplicateError> {
     let Backfill::Done { frames, backfilled } = database.backfill()? else {
         return Ok(None);
     };
+    database.release(copied)?;
     let observed = database.observe()?;
     let has_all = observed.header == Ok(*copied.header()) && frames == copied.frames();
-    let recycled = has_all && backfilled == frames;
-    if recycled {
-        database.hand_over()?;
-    }
     Ok(Some(Checkpointed {
         frames,
         backfilled,
-        recycled,
+        recycled: has_all && backfilled == frames,
     }))
 }
 
-/// Whether the log that was copied up to `copied` is being begun anew, which a hold on the
-/// database file alone allows.
+/// Whether the log that was copied up to `copied` is being begun anew, which is
+/// allowed as soon as nobody reads it.
 fn is_recycled(database: &Database, copied: &Chain) -> Result<bool, ReplicateError> {
     let Observed {
         header,
         frames,
         backfilled,
+        ..
     } = database.observe()?;
     Ok(header != Ok(*copied.header()) || (frames == copied.frames() && frames == backfilled))
 }

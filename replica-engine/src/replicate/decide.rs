@@ -14,11 +14,15 @@ pub(crate) struct Place {
     pub(crate) end: Chain,
     /// How many pages the database had then.
     pub(crate) commit: u32,
-    /// Whether the log is begun anew under the present hold on the database only after all of it is
-    /// in the replica. So it is where the replica has had everything at some moment of that hold.
+    /// Whether the log is begun anew under the hold with the number [`hold`](Place::hold) only after
+    /// all of it is in the replica. So it is where the replica has had everything at some moment of
+    /// that hold: what is copied to the database file later keeps the log from being begun anew
+    /// until it is in the replica too.
     pub(crate) complete: bool,
     /// Whether the log has had no frames at some moment of that hold since.
     pub(crate) empty: bool,
+    /// The hold on the database of which these are true, and of no other one.
+    pub(crate) hold: u32,
 }
 
 /// What to do next.
@@ -94,10 +98,11 @@ pub(crate) fn decide(
         Ok(place) => place,
         Err(reason) => return Ok(Step::Snapshot(reason)),
     };
+    let complete = place.complete && place.hold == observed.hold;
     if observed.frames == 0 {
         // Whatever there was is in the database file now, and whoever begins the log anew next
         // may not have written its header yet.
-        return Ok(match place.complete {
+        return Ok(match complete {
             true => Step::Nothing,
             false => Step::Snapshot(SnapshotReason::NewLog),
         });
@@ -110,13 +115,14 @@ pub(crate) fn decide(
             _ => Step::Snapshot(SnapshotReason::ShorterLog),
         });
     }
-    // Under one hold the log begins anew once, after all of it was in the database. So nothing was
-    // missed where all of it was also in the replica, and this is the very next log. An empty one
-    // may be replaced by another empty one, whose salts don't follow.
+    // Between two checkpoints of ours the log begins anew once, after all of it was in the database
+    // file, and it has to be in the replica to be checkpointed again. So nothing was missed where all
+    // of it was in the replica, and this is the very next log. An empty one may be replaced by
+    // another empty one, whose salts don't follow.
     let ([salt, _], [before, _]) = (header.salts(), place.end.header().salts());
     let next = place.empty || salt == before.wrapping_add(1);
     let same_size = header.page_size() == place.end.header().page_size();
-    Ok(match place.complete && next && same_size {
+    Ok(match complete && next && same_size {
         true => Step::Append(Chain::new(header)),
         false => Step::Snapshot(SnapshotReason::NewLog),
     })
@@ -154,6 +160,7 @@ mod tests {
             header: Ok(header),
             frames,
             backfilled: 0,
+            hold: 1,
         }
     }
 
@@ -175,6 +182,7 @@ mod tests {
             commit: 1,
             complete,
             empty: false,
+            hold: 1,
         }
     }
 
@@ -214,6 +222,22 @@ mod tests {
 
         assert_eq!(step(true), Ok(Step::Append(Chain::new(other))));
         assert_eq!(step(false), Ok(Step::Snapshot(SnapshotReason::NewLog)));
+    }
+
+    #[test]
+    fn no_other_log_is_gone_on_with_where_there_was_no_hold_meanwhile() {
+        let place = place(true);
+        let step = |log, frames| {
+            let mut observed = observed(log, frames);
+            observed.hold = 2;
+            decide(Ok(&place), &observed)
+        };
+        let snapshot = Ok(Step::Snapshot(SnapshotReason::NewLog));
+
+        assert_eq!(step(header(0, 512), 1), snapshot);
+        assert_eq!(step(header(0, 512), 0), snapshot);
+        let same = *place.end.header();
+        assert_eq!(step(same, 3), Ok(Step::Append(place.end)));
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
 use crate::wal::WalHeader;
+use checkpoint::Bounds;
 use decide::Place;
 pub(crate) use pending::lock;
 use pending::{Failure, Pending};
@@ -57,9 +58,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 ///   have a `busy_timeout`, and a transaction that reads first and writes then should be begun with
 ///   `BEGIN IMMEDIATE`: SQLite refuses to let one write that has read before others have written,
 ///   whatever the timeout.
-/// - Its own checkpoints with `FULL`, `RESTART` and `TRUNCATE` wait for the hold on the log, for as
-///   long as its `busy_timeout`, and are busy then. `PASSIVE` ones and automatic ones copy what
-///   they may. None is needed.
+/// - Its own checkpoints of any kind find SQLite's checkpoint lock taken and are busy at once, which
+///   is no error to who commits: automatic ones do nothing, at next to no cost, and `PRAGMA
+///   wal_checkpoint` says so in its first column. None is needed.
 /// - `VACUUM` works and is replicated as one transaction. Another `journal_mode` can't be set.
 /// - Two small tables are added, with the names that Litestream gives them.
 #[derive(Clone)]
@@ -77,10 +78,10 @@ pub struct ReplicateOptions {
     /// After which time that is done even where they are fewer; one minute, unless it is set.
     pub checkpoint_interval: Duration,
     /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
-    /// set. From half of it on writers are kept waiting for a few milliseconds, at most once a
-    /// second or once a log, so that it is begun anew; so connections of the application should
-    /// have a `busy_timeout`. It grows further while the whole database is being stored, while the
-    /// store is away, while an application's reader needs it, and by a transaction that is larger.
+    /// set. From half of it on writers are kept waiting for a few milliseconds now and then, until it
+    /// is begun anew; so connections of the application should have a `busy_timeout`. It grows
+    /// further while the whole database is being stored, while the store is away, while an
+    /// application's reader needs it, and by a transaction that is larger.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -154,10 +155,11 @@ pub struct Synced {
 
 /// A live database and the replica that it is copied to.
 ///
-/// While it exists, one of its two connections is in a read transaction, so that nobody begins the
-/// database's write-ahead log anew before all of it is in the replica. Applications write as ever,
-/// and need not checkpoint: [`upkeep`](Replicator::upkeep) does, and without it the log grows for
-/// as long as this exists. What it leaves is a log that the next one, or Litestream, goes on from.
+/// While it exists, one of its two connections has SQLite's checkpoint lock or is in a read
+/// transaction, so that nobody begins the database's write-ahead log anew before all of it is in the
+/// replica. Applications write as ever, and can't checkpoint: [`upkeep`](Replicator::upkeep) does,
+/// and without it the log grows for as long as this exists. What it leaves is a log that the next
+/// one, or Litestream, goes on from.
 ///
 /// There must be one of them to a replica, here and anywhere, Litestream included. A second one is
 /// noticed by the files that it writes, some of which may be lost by then.
@@ -176,8 +178,8 @@ pub struct Replicator {
     /// is still the same.
     synced: Option<Observed>,
     checkpointed: Instant,
-    /// Whether the last checkpoint has taken the write lock in vain.
-    was_in_vain: bool,
+    /// How many checkpoints in a row have taken the write lock in vain.
+    vain: u32,
     /// The log that the last checkpoint has left to be begun anew.
     recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
@@ -255,7 +257,7 @@ impl Replicator {
             pending: None,
             synced: None,
             checkpointed: Instant::now(),
-            was_in_vain: false,
+            vain: 0,
             recycled: None,
             looked: None,
             clock_back: None,
@@ -303,9 +305,10 @@ impl Replicator {
                 break;
             }
         }
-        if let Ok(place) = &mut self.place {
+        if let (Ok(place), Some(target)) = (&mut self.place, target) {
             place.complete = true;
-            place.empty = target.is_some_and(|target| target.frames == 0);
+            place.empty = target.frames == 0;
+            place.hold = target.hold;
         }
         self.synced = target;
         Ok(Synced {
@@ -332,7 +335,6 @@ impl Replicator {
         };
         let past = Past {
             elapsed: self.checkpointed.elapsed(),
-            was_in_vain: self.was_in_vain,
             recycled: self.recycled,
         };
         let synced = self.synced.as_ref();
@@ -365,9 +367,14 @@ impl Replicator {
         });
         let preparing = self.preparing(Ok(place));
         let wal_max = self.options.wal_max;
-        let done = run_blocking(move || preparing.checkpoint(how, wal_max)).await??;
+        let bounds = Bounds::after(self.vain);
+        let done = run_blocking(move || preparing.checkpoint(how, wal_max, bounds)).await??;
         self.recycled = done.recycled;
-        self.was_in_vain = how == Checkpoint::Firm && done.recycled.is_none();
+        if done.recycled.is_some() {
+            self.vain = 0;
+        } else if how == Checkpoint::Firm {
+            self.vain = self.vain.saturating_add(1);
+        }
         self.place = Ok(Place {
             complete: done.complete,
             empty: done.empty,
@@ -446,14 +453,15 @@ impl Replicator {
             time,
             page_size: Some(pending.header.page_size()),
         });
-        let (complete, empty) = self
-            .place
-            .map_or((false, false), |place| (place.complete, place.empty));
+        let (complete, empty, hold) = self.place.map_or((false, false, 0), |place| {
+            (place.complete, place.empty, place.hold)
+        });
         self.place = Ok(Place {
             end: *pending.changed.end(),
             commit: pending.header.commit(),
             complete,
             empty: empty && pending.is_copied(),
+            hold,
         });
         Ok(Some((files, pending.contents.reason())))
     }

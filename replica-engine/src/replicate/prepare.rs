@@ -44,10 +44,15 @@ impl Preparing {
             step = self.step(&database, &observed)?;
         }
         match step {
-            Step::Nothing => Ok(Prepared {
-                observed,
-                pending: None,
-            }),
+            Step::Nothing => {
+                if let Ok(place) = &self.place {
+                    database.release(&place.end)?;
+                }
+                Ok(Prepared {
+                    observed,
+                    pending: None,
+                })
+            }
             Step::Snapshot(reason) => self.snapshot(&database, reason),
             Step::Append(start) => {
                 let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;

@@ -287,6 +287,7 @@ impl Parts {
             commit: newest.header.commit(),
             complete: observed.frames == end.frames(),
             empty: false,
+            hold: observed.hold,
         };
         Ok(Ok(Claim {
             place,

@@ -6,9 +6,6 @@ use super::checkpoint::Checkpoint;
 use crate::database::Observed;
 use crate::wal::WalHeader;
 
-/// How soon the write lock is taken again after that has not led to a new log.
-const FIRM_AGAIN: Duration = Duration::from_secs(1);
-
 /// When to checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -22,8 +19,6 @@ pub(crate) struct Schedule {
 pub(crate) struct Past {
     /// How long ago the last checkpoint was.
     pub(crate) elapsed: Duration,
-    /// Whether it was one under the write lock that has not led to a new log.
-    pub(crate) was_in_vain: bool,
     /// The log that it has left to be begun anew.
     pub(crate) recycled: Option<WalHeader>,
 }
@@ -37,15 +32,14 @@ pub(crate) fn due(
     quiet: bool,
 ) -> Option<Checkpoint> {
     let header = observed.header.ok().filter(|_| observed.frames > 0)?;
-    let left = observed.frames.saturating_sub(observed.backfilled);
+    let left = observed.left();
     if left == 0 && past.recycled == Some(header) {
         return None;
     }
     let frame_size = header.frame_size() as u64;
-    // Half of it is left for what is written until the log begins anew.
-    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / 2
-        && !(past.was_in_vain && past.elapsed < FIRM_AGAIN)
-    {
+    // Half of it is left for what is written until the log begins anew. One that was in vain is
+    // followed by another at once, and by a firmer one.
+    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / 2 {
         return Some(Checkpoint::Firm);
     }
     let is_long = observed.frames >= schedule.pages;
@@ -69,7 +63,6 @@ mod tests {
     };
     const JUST_NOW: Past = Past {
         elapsed: Duration::ZERO,
-        was_in_vain: false,
         recycled: None,
     };
 
@@ -79,6 +72,7 @@ mod tests {
             header: Ok(WalHeader::new(ByteOrder::Little, page_size, 0, [1, 2])),
             frames,
             backfilled,
+            hold: 1,
         }
     }
 
@@ -120,25 +114,16 @@ mod tests {
     fn the_write_lock_is_taken_where_the_log_comes_to_half_of_what_it_may_be() {
         // 4,120 bytes each.
         let half = 8145;
-        let due = |frames, past| due(&SCHEDULE, &log(frames, frames), past, false);
-        let past = |millis, was_in_vain| Past {
-            elapsed: Duration::from_millis(millis),
-            was_in_vain,
-            recycled: None,
-        };
+        let due = |frames| due(&SCHEDULE, &log(frames, frames), JUST_NOW, false);
 
-        assert_eq!(due(half - 1, JUST_NOW), None);
-        assert_eq!(due(half, JUST_NOW), Some(Checkpoint::Firm));
-        assert_eq!(due(half, past(999, true)), None);
-        assert_eq!(due(half, past(1000, true)), Some(Checkpoint::Firm));
-        assert_eq!(due(half, past(999, false)), Some(Checkpoint::Firm));
+        assert_eq!(due(half - 1), None);
+        assert_eq!(due(half), Some(Checkpoint::Firm));
     }
 
     #[test]
     fn a_log_that_waits_to_be_begun_anew_is_left_alone() {
         let past = Past {
             elapsed: Duration::from_secs(60),
-            was_in_vain: false,
             recycled: log(1, 1).header.ok(),
         };
 

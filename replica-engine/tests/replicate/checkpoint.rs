@@ -248,6 +248,96 @@ async fn a_transaction_that_reads_first_may_write_though_its_log_is_replicated_m
     }
 }
 
+/// What SQLite answers to a checkpoint of the application: whether it was refused, and how many
+/// frames are in the log and in the database file.
+fn asked(live: &Live, kind: &str) -> (bool, i64, i64) {
+    let pragma = format!("PRAGMA wal_checkpoint({kind})");
+    let answer = live.application().query_row(&pragma, (), |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    });
+    answer.expect("a checkpoint that is refused is no error")
+}
+
+#[tokio::test]
+async fn an_application_may_do_what_it_likes_and_only_its_checkpoints_are_refused() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    insert(&live);
+
+    let refused = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"].map(|kind| asked(&live, kind).0);
+    live.run("VACUUM");
+    live.disconnect();
+    live.connect();
+    insert(&live);
+    let synced = live.sync(&mut replicator).await;
+    drop(replicator);
+    let allowed = asked(&live, "TRUNCATE");
+
+    assert_eq!((refused, allowed), ([true; 4], (false, 0, 0)));
+    assert_eq!(synced.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn automatic_checkpoints_of_an_application_copy_nothing_and_do_not_fail() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    live.run("PRAGMA wal_autocheckpoint=1");
+    checkpoint(&mut replicator, Checkpoint::Gentle).await;
+
+    insert(&live);
+    insert(&live);
+
+    let (_, frames, backfilled) = asked(&live, "NOOP");
+    assert!(frames > 0 && backfilled == 0, "{backfilled} of {frames}");
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn a_log_is_not_begun_anew_before_what_a_checkpoint_has_copied_is_stored() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    insert(&live);
+    let before = log(&live);
+
+    let done = checkpoint(&mut replicator, Checkpoint::Gentle).await;
+    insert(&live);
+    let meanwhile = log(&live);
+    live.sync(&mut replicator).await;
+
+    let done = done.expect("nobody is in the way");
+    assert_eq!(done.frames, done.backfilled);
+    assert_eq!(meanwhile, before);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn two_that_replicate_one_database_are_not_in_each_others_way() {
+    let (mut live, replica, mut first) = replicating().await;
+    let other = MockClient::new();
+    let mut second = live.started(&other).await;
+    for how in [Checkpoint::Gentle, Checkpoint::Firm, Checkpoint::Gentle] {
+        insert(&live);
+        second.sync().await.expect("a sync should succeed");
+        live.sync(&mut first).await;
+
+        checkpoint(&mut first, how).await;
+        checkpoint(&mut second, how).await;
+        insert(&live);
+        let after = second.sync().await.expect("a sync should succeed");
+
+        assert_eq!(
+            (live.sync(&mut first).await.snapshot, after.snapshot),
+            (None, None)
+        );
+    }
+    drop(first);
+    checkpoint(&mut second, Checkpoint::Firm).await;
+    insert(&live);
+    let synced = second.sync().await.expect("a sync should succeed");
+    assert_eq!(synced.snapshot, None);
+    live.assert_latest(&other).await;
+    live.assert_restorable(replica).await;
+}
+
 #[tokio::test]
 async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
@@ -272,12 +362,14 @@ async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
 
 /// How long the longest commit took of an application that writes without a pause until it is
 /// told to stop.
-fn write_without_pause(path: &Path, stop: &AtomicBool) -> Duration {
+fn write_without_pause(path: &Path, autocheckpoint: u32, stop: &AtomicBool) -> Duration {
     let application = connect(path);
+    let autocheckpoint = format!("PRAGMA wal_autocheckpoint={autocheckpoint}");
     run(
         &application,
         "PRAGMA busy_timeout=5000; PRAGMA synchronous=FULL",
     );
+    run(&application, &autocheckpoint);
     let mut longest = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
@@ -296,8 +388,13 @@ fn write_without_pause(path: &Path, stop: &AtomicBool) -> Duration {
 
 #[tokio::test]
 async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short() {
+    for autocheckpoint in [0, 50] {
+        beside_a_writer(autocheckpoint).await;
+    }
+}
+
+async fn beside_a_writer(autocheckpoint: u32) {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
-    live.run("PRAGMA wal_autocheckpoint=0");
     let mut options = live.options();
     options.wal_max = 4 * 1024 * 1024;
     options.checkpoint_pages = 50;
@@ -309,7 +406,7 @@ async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short(
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (path, stop) = (live.path(), Arc::clone(&stop));
-        thread::spawn(move || write_without_pause(&path, &stop))
+        thread::spawn(move || write_without_pause(&path, autocheckpoint, &stop))
     };
 
     let (mut recycled, mut largest, begun) = (0, 0, Instant::now());

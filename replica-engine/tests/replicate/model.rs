@@ -23,6 +23,9 @@ enum Step {
     Stop,
     /// The application ends, and begins again.
     Restart,
+    /// Another replication of the same database begins, or ends. It syncs and checkpoints whenever
+    /// the first one may.
+    Beside,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -35,6 +38,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Resume),
         1 => Just(Step::Stop),
         1 => Just(Step::Restart),
+        1 => Just(Step::Beside),
     ]
 }
 
@@ -42,6 +46,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
     let (mut live, replica) = (Live::new(page_size), MockClient::new());
     live.run("PRAGMA busy_timeout=0");
     let mut running: Option<Replicator> = None;
+    let (mut beside, other): (Option<Replicator>, _) = (None, MockClient::new());
     let mut reader = None;
     // A log that is begun anew twice before anything is committed to it is not gone on with.
     let mut may_be_missed = true;
@@ -55,6 +60,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
     let steps = begin.iter().cloned().chain(steps).chain(begin.clone());
     for step in steps {
         is_disturbed |= !matches!(step, Step::Sync | Step::Resume | Step::Stop | Step::Read);
+        is_disturbed |= beside.is_some();
         match step {
             Step::Change(change) => {
                 may_be_missed |= matches!(change, Change::Checkpoint("TRUNCATE"));
@@ -72,8 +78,17 @@ async fn play(page_size: u32, steps: Vec<Step>) {
                     is_disturbed &= is_old;
                     is_copied = false;
                 }
+                if let Some(replicator) = &mut beside {
+                    let synced = replicator.sync().await;
+                    synced.expect("two are in nobody's way");
+                    live.assert_latest(&other).await;
+                }
             }
             Step::Checkpoint(how) => {
+                if let Some(replicator) = &mut beside {
+                    let done = replicator.checkpoint(how).await;
+                    done.expect("a checkpoint should succeed or find nothing to do");
+                }
                 if let Some(replicator) = &mut running {
                     is_copied = true;
                     let done = replicator.checkpoint(how).await;
@@ -90,6 +105,12 @@ async fn play(page_size: u32, steps: Vec<Step>) {
                 running = Some(live.started(&replica).await);
                 may_be_missed |= is_disturbed;
             }
+            Step::Beside => {
+                beside = match beside.take() {
+                    Some(_) => None,
+                    None => Some(live.started(&other).await),
+                };
+            }
             Step::Restart => {
                 reader = None;
                 live.disconnect();
@@ -99,6 +120,7 @@ async fn play(page_size: u32, steps: Vec<Step>) {
         }
     }
     drop(reader);
+    drop(beside);
     live.assert_restorable(replica).await;
 }
 
