@@ -24,6 +24,7 @@ mod progress;
 mod replicate;
 mod restore;
 mod staged;
+mod survey;
 mod upkeep;
 mod verify;
 pub mod wal;
@@ -40,7 +41,9 @@ pub use replicate::{
 };
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;
+pub use survey::{LevelSurvey, Standing, Survey};
 pub use upkeep::{
-    Levels, Retention, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, compact, snapshot,
+    Levels, Retention, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, compact, compact_to,
+    snapshot,
 };
 pub use verify::{Sound, check_file};

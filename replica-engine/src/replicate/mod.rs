@@ -43,6 +43,7 @@ pub(crate) use pending::lock;
 use pending::{Failure, Pending};
 use prepare::Preparing;
 use resume::Newest;
+pub(crate) use resume::mark;
 use schedule::{Past, Schedule, due};
 
 /// How often a file is begun again because the log has changed under it, which happens once.

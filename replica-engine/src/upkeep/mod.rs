@@ -50,17 +50,11 @@ pub async fn compact(
     let mut catalogue = list(&**client).await?;
     let (mut made, mut failed) = (Vec::new(), None);
     for (level, interval) in options.levels.iter() {
-        let worked = async {
-            let moment = Moment::at(now);
-            while let Due::Now(merging) = due::compaction(&catalogue, level, interval, moment)? {
-                let info = merge::merge(client, &merging).await?;
-                catalogue.add(info, moment.at);
-                made.push(info);
-            }
-            Ok(())
-        };
-        let worked: Result<(), UpkeepError> = worked.await;
-        failed = failed.or(worked.err());
+        let worked = compact_level(client, &mut catalogue, level, interval, now);
+        match worked.await {
+            Ok(files) => made.extend(files),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
     match failed {
         Some(error) => Err(error),
@@ -68,10 +62,55 @@ pub async fn compact(
     }
 }
 
+/// Puts all files of the level below `level` together that follow what that has, however new they
+/// are, and says which files it has made, oldest first. At level 9 that is what [`snapshot`] does;
+/// below level 0 there is nothing.
+///
+/// All that is said of [`compact`] holds here.
+///
+/// # Errors
+///
+/// Any [`UpkeepError`].
+pub async fn compact_to(
+    client: &Arc<dyn ReplicaClient>,
+    level: Level,
+) -> Result<Vec<FileInfo>, UpkeepError> {
+    if level == Level::SNAPSHOT {
+        return Ok(snapshot(client).await?.into_iter().collect());
+    }
+    let mut catalogue = list(&**client).await?;
+    compact_level(
+        client,
+        &mut catalogue,
+        level,
+        Duration::ZERO,
+        Timestamp::EPOCH,
+    )
+    .await
+}
+
+async fn compact_level(
+    client: &Arc<dyn ReplicaClient>,
+    catalogue: &mut Catalogue,
+    level: Level,
+    interval: Duration,
+    now: Timestamp,
+) -> Result<Vec<FileInfo>, UpkeepError> {
+    let (mut made, moment) = (Vec::new(), Moment::at(now));
+    while let Due::Now(merging) = due::compaction(catalogue, level, interval, moment)? {
+        let info = merge::merge(client, &merging).await?;
+        catalogue.add(info, moment.at);
+        made.push(info);
+    }
+    Ok(made)
+}
+
 /// Makes a snapshot of the latest state of the replica behind `client`, from its own files: the
 /// database is not needed. `None` where the latest state is one already.
 ///
-/// All that is said of [`compact`] holds here.
+/// All that is said of [`compact`] holds here, but that it may run beside a replication: whatever
+/// that stores or makes meanwhile, the snapshot is one of the replica's states. Where files are
+/// deleted before they were read, call it again.
 ///
 /// # Errors
 ///
