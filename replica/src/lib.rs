@@ -90,7 +90,7 @@ mod stack;
 pub use ltx;
 
 pub use clock::now;
-pub use config::{Config, ConfigError, Expand, Replicated};
+pub use config::{Config, ConfigError, Expand, PassedOver, Replicated};
 pub use location::{Location, LocationError, Missing, S3Location, SftpLocation};
 pub use open::{OpenError, open, open_to_replicate};
 pub use replica_core::{
@@ -99,10 +99,11 @@ pub use replica_core::{
 };
 pub use replica_engine::{
     CheckProgress, Checked, Checkpoint, Checkpointed, Damage, Ended, Event, Existing, Fault,
-    Finding, Integrity, Levels, PlanError, Progress, ReplicateError, ReplicateOptions, Replication,
-    Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored, Retention,
-    SnapshotReason, Status, Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions,
-    UpkeepTrouble, Workers, check, compact, plan, restore, snapshot,
+    Finding, Integrity, LevelSurvey, Levels, PlanError, Progress, ReplicateError, ReplicateOptions,
+    Replication, Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored,
+    Retention, SnapshotReason, Standing, Status, Survey, Synced, Target, Trouble, UpkeepError,
+    UpkeepJob, UpkeepOptions, UpkeepTrouble, Workers, check, compact, compact_to, plan, restore,
+    snapshot,
 };
 pub use stack::{stack, stack_to_replicate};
 

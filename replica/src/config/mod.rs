@@ -1,6 +1,7 @@
 //! Litestream's configuration file: which databases there are, and how they are replicated.
 
 mod expand;
+mod keys;
 mod replicated;
 mod yaml;
 
@@ -12,7 +13,10 @@ use std::path::{Component, Path, PathBuf};
 use crate::location::{Parameters, Secret};
 use crate::{Location, LocationError, S3Location, SftpLocation};
 
+pub use keys::PassedOver;
 pub use replicated::Replicated;
+
+use keys::{Judged, Unfit};
 
 /// Which database is replicated where: the `dbs` of a Litestream configuration file.
 ///
@@ -23,15 +27,16 @@ pub use replicated::Replicated;
 ///       url: file:///var/backups/app
 /// ```
 ///
-/// Keys that are of no use here are passed over. A database's settings are judged when its replica
-/// is asked for, so that a database whose store this build can't open is not in the way of the
-/// others.
+/// Whoever only [looks for a replica](Config::replica_of) is not kept from it by what else is in
+/// the file: a database's settings are judged when its replica is asked for, and keys that nobody
+/// knows when databases are to be [replicated](Config::replicated).
 #[derive(Debug)]
 pub struct Config {
     path: PathBuf,
     document: yaml::Document,
     /// What holds for every replica that says nothing else.
     defaults: yaml::Replica,
+    keys: Judged,
 }
 
 /// Whether `$NAME` and `${NAME}` in a configuration stand for environment variables.
@@ -68,10 +73,11 @@ impl Config {
             Expand::Nothing => text,
         };
         match yaml::parse(expanded) {
-            Ok((document, defaults)) => Ok(Config {
+            Ok((document, defaults, keys)) => Ok(Config {
                 path,
                 document,
                 defaults,
+                keys: Judged::new(&keys),
             }),
             Err(position) => Err(ConfigError::new(path, Fault::Yaml(position))),
         }
@@ -94,6 +100,12 @@ impl Config {
             .map_err(|fault| self.error_about(Some(wanted), fault))
     }
 
+    /// The paths of all databases that have one, as absolute ones.
+    pub fn databases(&self) -> impl Iterator<Item = PathBuf> {
+        let paths = self.entries().iter().map(|database| filled(&database.path));
+        paths.flatten().map(absolute)
+    }
+
     fn entries(&self) -> &[yaml::Database] {
         self.document.dbs.as_deref().unwrap_or_default()
     }
@@ -107,7 +119,7 @@ impl Config {
 }
 
 /// A configuration file, or a database in it, that leads to no replica. Quotes nothing of the
-/// file, which may hold secrets, but the names of types and schemes.
+/// file, which may hold secrets, but the names of keys, types and schemes.
 #[derive(Debug)]
 pub struct ConfigError {
     path: PathBuf,
@@ -130,6 +142,7 @@ enum Fault {
     Folder,
     Repeated,
     SameReplica(PathBuf),
+    Key(Unfit),
     Value {
         name: &'static str,
         form: &'static str,
@@ -204,6 +217,7 @@ impl fmt::Display for Fault {
                     other.display()
                 );
             }
+            Fault::Key(unfit) => return unfit.fmt(f),
             Fault::Value { name, form } => {
                 return write!(f, "the value of {name} is not what it should be: {form}");
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{Config, ConfigError, Fault, absolute, filled, location, replica, yaml};
-use crate::{Location, ReplicateOptions, now};
+use super::{Config, ConfigError, Fault, PassedOver, absolute, filled, location, replica, yaml};
+use crate::{Levels, Location, ReplicateOptions, UpkeepOptions, now};
 
 /// A database of a configuration, and how it is to be replicated.
 #[derive(Clone, Debug)]
@@ -13,8 +13,9 @@ use crate::{Location, ReplicateOptions, now};
 pub struct Replicated {
     /// The database and its settings: `sync-interval` is the window, `monitor-interval` says how
     /// often the log is looked at, and `checkpoint-interval` and `min-checkpoint-page-count` when it
-    /// is checkpointed. There is no upkeep, so files are only added: what the configuration says of
-    /// levels, snapshots and retention is not read.
+    /// is checkpointed. `levels`, `snapshot`, `l0-retention` and `retention` say how the replica is
+    /// kept. A database's own `snapshot` holds for it alone, over the one at the top: Litestream
+    /// has one for all of them.
     pub options: ReplicateOptions,
     /// Where its replica is kept.
     pub location: Location,
@@ -28,13 +29,16 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// A database whose settings make no sense, two that are the same, and two with the same
-    /// replica. None at all is an error too.
+    /// A key that nobody knows, or that belongs elsewhere. A database whose settings make no sense,
+    /// two that are the same, and two with the same replica. None at all is an error too.
     pub fn replicated(&self) -> Result<Vec<Replicated>, ConfigError> {
+        let about_all = |fault| self.error_about(None, fault);
+        self.keys.fault().map_err(about_all)?;
+        let common = common(&self.document).map_err(about_all)?;
         let mut all: Vec<Replicated> = Vec::new();
         for entry in self.entries() {
             let database = filled(&entry.path).map(absolute);
-            let found = replicated(entry, &self.defaults)
+            let found = replicated(entry, &self.defaults, &common)
                 .and_then(|found| beside(&all, found))
                 .map_err(|fault| self.error_about(database, fault))?;
             all.push(found);
@@ -43,6 +47,11 @@ impl Config {
             true => Err(self.error_about(None, Fault::NoDatabase)),
             false => Ok(all),
         }
+    }
+
+    /// Litestream's settings that nothing comes of here, in their order.
+    pub fn passed_over(&self) -> impl Iterator<Item = &PassedOver> {
+        self.keys.passed_over.iter()
     }
 
     /// The command that is to be run while the databases are replicated: `exec`.
@@ -64,15 +73,76 @@ impl Config {
     }
 }
 
-fn replicated(entry: &yaml::Database, defaults: &yaml::Replica) -> Result<Replicated, Fault> {
+/// The upkeep of those databases that say nothing else.
+fn common(document: &yaml::Document) -> Result<UpkeepOptions, Fault> {
+    let mut upkeep = UpkeepOptions::default();
+    if let Some(levels) = &document.levels {
+        let name = "levels.interval";
+        let intervals = levels.iter().map(|level| {
+            let given = interval(name, &level.interval)?;
+            given.ok_or_else(|| not_a_duration(name))
+        });
+        let intervals = intervals.collect::<Result<_, _>>()?;
+        upkeep.levels = Levels::new(intervals).ok_or(Fault::Value {
+            name: "levels",
+            form: "eight levels at most",
+        })?;
+    }
+    // How often that is looked at is not ours to choose: files go as soon as they may.
+    interval(
+        "l0-retention-check-interval",
+        &document.l0_retention_check_interval,
+    )?;
+    if let (Some(raw), Some(retention)) = (
+        interval("l0-retention", &document.l0_retention)?,
+        &mut upkeep.retention,
+    ) {
+        retention.raw = raw;
+    }
+    let mut upkeep = upkeep_of(document.snapshot.as_ref(), &upkeep)?;
+    let retention = document.retention.as_ref();
+    if retention
+        .map(|retention| boolean("retention.enabled", &retention.enabled))
+        .transpose()?
+        .flatten()
+        == Some(false)
+    {
+        upkeep.retention = None;
+    }
+    Ok(upkeep)
+}
+
+/// The upkeep of which `snapshot` says a part, and `common` the rest.
+fn upkeep_of(
+    snapshot: Option<&yaml::Snapshot>,
+    common: &UpkeepOptions,
+) -> Result<UpkeepOptions, Fault> {
+    let mut upkeep = common.clone();
+    let Some(snapshot) = snapshot else {
+        return Ok(upkeep);
+    };
+    if let Some(interval) = interval("snapshot.interval", &snapshot.interval)? {
+        upkeep.snapshot_interval = interval;
+    }
+    let states = interval("snapshot.retention", &snapshot.retention)?;
+    if let (Some(states), Some(retention)) = (states, &mut upkeep.retention) {
+        retention.states = states;
+    }
+    Ok(upkeep)
+}
+
+fn replicated(
+    entry: &yaml::Database,
+    defaults: &yaml::Replica,
+    common: &UpkeepOptions,
+) -> Result<Replicated, Fault> {
     if filled(&entry.dir).is_some() {
         return Err(Fault::Folder);
     }
     let path = filled(&entry.path).map(absolute).ok_or(Fault::Unnamed)?;
     let replica = replica(entry, defaults)?;
     let mut options = ReplicateOptions::new(path, now);
-    // What the configuration says of that is not read, and may be to keep files for longer.
-    options.upkeep = None;
+    options.upkeep = Some(upkeep_of(entry.snapshot.as_ref(), common)?);
     if let Some(window) = interval("sync-interval", &replica.sync_interval)? {
         options.window = window;
     }
@@ -89,21 +159,24 @@ fn replicated(entry: &yaml::Database, defaults: &yaml::Replica) -> Result<Replic
             form: "a number of pages, such as 1000",
         })?;
     }
-    let restore_if_missing = match filled(&entry.restore_if_db_not_exists) {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => {
-            return Err(Fault::Value {
-                name: "restore-if-db-not-exists",
-                form: "true or false",
-            });
-        }
-    };
+    let restore_if_missing = boolean("restore-if-db-not-exists", &entry.restore_if_db_not_exists)?;
     Ok(Replicated {
         options,
         location: location(&replica)?,
-        restore_if_missing,
+        restore_if_missing: restore_if_missing.unwrap_or(false),
     })
+}
+
+fn boolean(name: &'static str, text: &Option<String>) -> Result<Option<bool>, Fault> {
+    match filled(text) {
+        None => Ok(None),
+        Some("false") => Ok(Some(false)),
+        Some("true") => Ok(Some(true)),
+        Some(_) => Err(Fault::Value {
+            name,
+            form: "true or false",
+        }),
+    }
 }
 
 /// `found`, where nobody of the others is in its way.
@@ -188,12 +261,90 @@ mod tests {
         );
         assert_eq!(b.options.checkpoint_interval, seconds(3600));
         assert_eq!(b.options.checkpoint_pages, 20);
-        assert_eq!((&a.options.upkeep, &b.options.upkeep), (&None, &None));
+        let upkeep = Some(UpkeepOptions::default());
+        assert_eq!((&a.options.upkeep, &b.options.upkeep), (&upkeep, &upkeep));
         assert_eq!(config.exec(), Some("app -v"));
         assert_eq!(
             config.shutdown_sync_timeout().expect("a time"),
             Some(seconds(90))
         );
+    }
+
+    /// The upkeep of the databases of `text`.
+    fn upkeep(text: &str) -> Vec<UpkeepOptions> {
+        let replicated = config(text).replicated().expect(text);
+        let upkeep = replicated.into_iter().map(|each| each.options.upkeep);
+        upkeep.map(|upkeep| upkeep.expect("it is kept")).collect()
+    }
+
+    #[test]
+    fn the_replica_is_kept_as_litestreams_settings_say() {
+        let hours = |hours: u64| Duration::from_secs(3600 * hours);
+
+        let [a, b] = &upkeep(
+            "levels: [{interval: 10s}, {interval: 1m30s}]\nsnapshot: {interval: 12h, retention: \
+             72h}\nl0-retention: 1h\nl0-retention-check-interval: 15s\nverify-compaction: true\n\
+             dbs:\n- {path: /a.db, replica: {path: /a}}\n\
+             - {path: /b.db, replica: {path: /b}, snapshot: {retention: 720h}}\n",
+        )[..] else {
+            panic!("there are two");
+        };
+
+        let levels = Levels::new(vec![Duration::from_secs(10), Duration::from_secs(90)]);
+        assert_eq!(Some(&a.levels), levels.as_ref());
+        assert_eq!(a.snapshot_interval, hours(12));
+        let retention = a.retention.expect("files are deleted");
+        assert_eq!((retention.raw, retention.states), (hours(1), hours(72)));
+        let mut other = a.clone();
+        other.retention.as_mut().expect("files are deleted").states = hours(720);
+        assert_eq!(*b, other);
+    }
+
+    #[test]
+    fn nothing_is_deleted_where_retention_is_not_enabled() {
+        let dbs = "dbs: [{path: /db, replica: {path: /a}, snapshot: {retention: 1h}}]";
+        let of = |enabled| upkeep(&format!("retention: {{enabled: {enabled}}}\n{dbs}"));
+
+        assert_eq!(of("false")[0].retention, None);
+        assert!(of("true")[0].retention.is_some());
+    }
+
+    #[test]
+    fn without_levels_nothing_is_put_together() {
+        let [kept] = &upkeep("levels: []\ndbs: [{path: /db, replica: {path: /a}}]")[..] else {
+            panic!("there is one");
+        };
+
+        assert_eq!(Some(&kept.levels), Levels::new(Vec::new()).as_ref());
+    }
+
+    #[test]
+    fn an_upkeep_that_can_not_be_is_told() {
+        let time = "a time, such as 500ms, 1s or 5m";
+        let nine = format!("levels: [{}]", ["{interval: 1s}"; 9].join(", "));
+        for (settings, name, form) in [
+            ("levels: [{interval: 0s}]", "levels.interval", time),
+            ("levels: [{}]", "levels.interval", time),
+            (nine.as_str(), "levels", "eight levels at most"),
+            ("snapshot: {interval: 1}", "snapshot.interval", time),
+            ("snapshot: {retention: -1h}", "snapshot.retention", time),
+            ("l0-retention: 0s", "l0-retention", time),
+            (
+                "l0-retention-check-interval: soon",
+                "l0-retention-check-interval",
+                time,
+            ),
+            (
+                "retention: {enabled: no}",
+                "retention.enabled",
+                "true or false",
+            ),
+        ] {
+            check_refused(
+                &format!("{settings}\ndbs: [{{path: /db, replica: {{path: /a}}}}]"),
+                &format!("the value of {name} is not what it should be: {form}"),
+            );
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The YAML of a configuration: the only module that knows the library.
 //!
-//! What is of no use here is not named and is passed over, as Litestream passes over keys that it
-//! does not know.
+//! What is of no use here is not named and is passed over; the [`Tree`] has it, for whoever judges
+//! that.
 
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
 
 /// A place in a text: line and column, both from 1.
 pub(super) struct Position {
@@ -20,6 +21,27 @@ pub(super) struct Document {
     pub(super) dbs: Option<Vec<Database>>,
     pub(super) exec: Option<String>,
     pub(super) shutdown_sync_timeout: Option<String>,
+    pub(super) levels: Option<Vec<Compaction>>,
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) l0_retention: Option<String>,
+    pub(super) l0_retention_check_interval: Option<String>,
+    pub(super) retention: Option<Retention>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Compaction {
+    pub(super) interval: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) interval: Option<String>,
+    pub(super) retention: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Retention {
+    pub(super) enabled: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -31,6 +53,7 @@ pub(super) struct Database {
     pub(super) checkpoint_interval: Option<String>,
     pub(super) min_checkpoint_page_count: Option<String>,
     pub(super) restore_if_db_not_exists: Option<String>,
+    pub(super) snapshot: Option<Snapshot>,
     pub(super) replica: Option<Replica>,
     pub(super) replicas: Option<Vec<Replica>>,
 }
@@ -51,6 +74,9 @@ macro_rules! replica {
         }
 
         impl Replica {
+            /// The names of those settings that say more of a place than a URL does.
+            pub(super) const NAMES: &[&str] = &[$($name),+];
+
             /// The same replica, with the settings of `defaults` that it has none of its own for.
             /// They say nothing of where it is.
             pub(super) fn or(mut self, defaults: &Replica) -> Replica {
@@ -109,10 +135,117 @@ impl fmt::Debug for Replica {
     }
 }
 
-/// Reads a configuration, and what holds for every replica in it. The library's own message quotes
-/// the text, secrets included, so only the place of an error is kept.
-pub(super) fn parse(text: &str) -> Result<(Document, Replica), Option<Position>> {
-    Ok((read(text)?, read(text)?))
+/// All that a configuration has, but for the values.
+pub(super) enum Tree {
+    Map(Vec<(Key, Tree)>),
+    List(Vec<Tree>),
+    Value { is_empty: bool },
+}
+
+/// A key, and its line, from 1.
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) line: u64,
+}
+
+impl Tree {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Tree::Map(entries) => entries.is_empty(),
+            Tree::List(entries) => entries.is_empty(),
+            Tree::Value { is_empty } => *is_empty,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Tree, D::Error> {
+        deserializer.deserialize_any(OfTree)
+    }
+}
+
+struct OfTree;
+
+impl<'de> Visitor<'de> for OfTree {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let key = Key {
+                line: key.referenced.line(),
+                name: key.value,
+            };
+            entries.push((key, map.next_value()?));
+        }
+        Ok(Tree::Map(entries))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = list.next_element()? {
+            entries.push(entry);
+        }
+        Ok(Tree::List(entries))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Tree, E> {
+        let is_empty = text.is_empty();
+        Ok(Tree::Value { is_empty })
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::default())
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::default())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        Tree::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
+        Ok(Tree::Value { is_empty: false })
+    }
+}
+
+impl Default for Tree {
+    fn default() -> Tree {
+        Tree::Value { is_empty: true }
+    }
+}
+
+/// Reads a configuration, what holds for every replica in it, and all of its keys. The library's
+/// own message quotes the text, secrets included, so only the place of an error is kept.
+pub(super) fn parse(text: &str) -> Result<(Document, Replica, Tree), Option<Position>> {
+    Ok((read(text)?, read(text)?, read(text)?))
 }
 
 fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, Option<Position>> {
