@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::log::{Log, in_one_line};
+use super::upkeep::Done;
 use super::{Job, LogLevel};
 use crate::contact::{could_not_open, reach};
 use crate::output;
@@ -217,13 +218,15 @@ impl Reached {
             database: &database,
             refusable: !patient,
             interrupted: false,
+            upkeep: Done::default(),
         };
         keeping.until_stopped(&replication, &mut stops).await?;
         let seconds = output::time(deadline);
         let message = format_args!("storing what is committed, for {seconds} at most");
         database.tell(LogLevel::Info, "stopping", message, json!({}));
         let ended = keeping.until_ended(replication.shut_down(deadline)).await;
-        database.ended(&ended, deadline)
+        let upkeep = keeping.upkeep;
+        database.ended(&ended, deadline, upkeep)
     }
 
     /// Waits until the database is there, and opens it. `None` where there is none in the end.
@@ -270,6 +273,8 @@ struct Keeping<'a> {
     refusable: bool,
     /// Whether it was told that nothing succeeds at present.
     interrupted: bool,
+    /// What was done for the replica.
+    upkeep: Done,
 }
 
 impl Keeping<'_> {
@@ -322,6 +327,9 @@ impl Keeping<'_> {
 
     fn note(&mut self, event: Event) -> Result<(), Failure> {
         let database = self.database;
+        if let Some(told) = self.upkeep.note(&event) {
+            database.tell(told.level, told.event, told.message, told.fields);
+        }
         match event {
             Event::Stored {
                 txid,
@@ -365,6 +373,23 @@ impl Keeping<'_> {
                 });
                 database.tell(LogLevel::Debug, "checkpointed", message, fields);
             }
+            Event::CheckpointFailed(error) => {
+                let error = in_one_line(&*error);
+                let message = format_args!(
+                    "the log can't be checkpointed, so it grows; it is tried again: {error}"
+                );
+                let fields = json!({ "error": error });
+                database.tell(LogLevel::Warn, "checkpoint_failed", message, fields);
+            }
+            Event::ClockBack { by } => {
+                let message = format_args!(
+                    "the clock says a time that is {} before that of the last file: states from \
+                     in between can't be restored by their time",
+                    output::time(by)
+                );
+                let fields = json!({ "by_ms": millis(by) });
+                database.tell(LogLevel::Warn, "clock_back", message, fields);
+            }
             Event::Interrupted(error) => self.note_interruption(&error)?,
             Event::Resumed { attempts, after } => {
                 self.interrupted = false;
@@ -373,8 +398,7 @@ impl Keeping<'_> {
                     output::time(after),
                     output::count(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt")
                 );
-                let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                let fields = json!({ "attempts": attempts, "after_ms": millis });
+                let fields = json!({ "attempts": attempts, "after_ms": millis(after) });
                 database.tell(LogLevel::Info, "resumed", message, fields);
             }
             Event::Missed(missed) => {
@@ -417,16 +441,34 @@ impl Database {
     }
 
     /// Tells how a replication that was shut down has ended.
-    fn ended(&self, ended: &Ended, deadline: Duration) -> Result<(), Failure> {
+    fn ended(&self, ended: &Ended, deadline: Duration, upkeep: Done) -> Result<(), Failure> {
+        for trouble in &ended.status.upkeep {
+            let error = in_one_line(&*trouble.error);
+            let message = format_args!(
+                "the upkeep of the replica has failed since {} ({}): {error}",
+                trouble.since, trouble.job
+            );
+            let fields = json!({ "job": trouble.job.to_string(), "error": error });
+            self.tell(LogLevel::Warn, "upkeep_behind", message, fields);
+        }
         let txid = ended.status.txid.map(|txid| txid.to_string());
         let last = match &txid {
             Some(txid) => format!("transaction {txid}"),
             None => String::from("none"),
         };
         if ended.complete {
-            let message =
-                format_args!("stopped: everything that was committed is stored, up to {last}");
-            self.tell(LogLevel::Info, "stopped", message, json!({ "txid": txid }));
+            let kept = upkeep.sentence();
+            let kept = kept.map_or(String::new(), |kept| format!("; meanwhile {kept}"));
+            let message = format_args!(
+                "stopped: everything that was committed is stored, up to {last}{kept}"
+            );
+            let fields = json!({
+                "txid": txid,
+                "files": ended.status.files,
+                "bytes": ended.status.bytes,
+                "upkeep": upkeep.to_json(&ended.status),
+            });
+            self.tell(LogLevel::Info, "stopped", message, fields);
             return Ok(());
         }
         let message = format!(
@@ -450,6 +492,10 @@ pub(super) fn failed(error: &ReplicateError, database: &Database) -> Failure {
         ReplicateError::NotFound { .. } => database.missing(),
         _ => Failure::of_replication(error, &database.name),
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Looks whether the folder can be written to, or be made.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use replica::PassedOver;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -78,6 +79,12 @@ impl Log {
         if self.lines.try_send(Line::Text(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Tells that nothing comes of a setting.
+    pub(super) fn passed_over(&self, setting: &PassedOver) {
+        let fields = json!({ "setting": setting.key, "line": setting.line });
+        self.tell(LogLevel::Warn, "passed_over", None, setting, fields);
     }
 
     /// Tells how the child has ended.

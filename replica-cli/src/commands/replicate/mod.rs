@@ -4,6 +4,7 @@ mod child;
 mod database;
 mod log;
 mod once;
+mod upkeep;
 mod words;
 
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ use clap::{Args, ValueEnum};
 use futures::stream::{self, FuturesUnordered};
 use futures::{StreamExt, TryStreamExt};
 use jiff::SignedDuration;
-use replica::{Config, Location, ReplicateOptions, Workers};
+use replica::{Config, Location, PassedOver, ReplicateOptions, Workers};
 use tokio::sync::watch;
 
 use crate::descriptors;
@@ -53,6 +54,12 @@ Examples:
 /// answer or refuses to be written. Later a store that is away is tried again, each second at
 /// least, for as long as it takes; the outage is told when it begins and when it ends. What is
 /// committed meanwhile stays in the database's log, which grows.
+///
+/// The replica is kept small and quick to restore meanwhile, as Litestream does it by default:
+/// files are put together each 30 seconds, 5 minutes and hour, there is a snapshot a day, and what
+/// is older than 24 hours is deleted once nothing needs it: until then there is a state to restore
+/// for each 30 seconds, and for the last 5 minutes every single one. A configuration may say
+/// something else (levels, snapshot, l0-retention, retention).
 ///
 /// The first SIGINT or SIGTERM stores what is committed, as far as there is time for it
 /// (-shutdown-sync-timeout), tells what it did, and ends with 0 where that is everything, and with 1
@@ -154,6 +161,8 @@ struct Order {
     /// The words of the command that is run meanwhile.
     exec: Option<Vec<String>>,
     shutdown_sync_timeout: Duration,
+    /// What the configuration says in vain.
+    passed_over: Vec<PassedOver>,
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -168,6 +177,9 @@ impl ReplicateArgs {
         let order = self.order()?;
         let mut signals = Signals::listen()?;
         let log = Log::start(self.json, self.log_level)?;
+        for setting in &order.passed_over {
+            log.passed_over(setting);
+        }
         let ended = match self.once {
             true => tokio::select! {
                 done = once::run(order.jobs, self.json, &log) => done,
@@ -198,8 +210,6 @@ impl ReplicateArgs {
         let waits = order.exec.is_some();
         let workers = NonZeroUsize::new(WORKERS).map(Workers::new);
         for job in &mut order.jobs {
-            // Nobody can say for how long files are to be kept.
-            job.options.upkeep = None;
             job.options.workers = workers.clone();
             job.restore |= self.restore_if_db_not_exists;
             job.wait = !self.once && (waits || job.restore);
@@ -228,6 +238,7 @@ impl ReplicateArgs {
             }],
             exec: self.exec.as_deref().map(words).transpose()?,
             shutdown_sync_timeout: SHUTDOWN_SYNC_TIMEOUT,
+            passed_over: Vec::new(),
         })
     }
 
@@ -256,6 +267,7 @@ impl ReplicateArgs {
                 .collect(),
             exec: exec.map(words).transpose()?,
             shutdown_sync_timeout: timeout.unwrap_or(SHUTDOWN_SYNC_TIMEOUT),
+            passed_over: config.passed_over().cloned().collect(),
         })
     }
 }
