@@ -26,8 +26,8 @@ pub(crate) struct SourceArgs {
     config: ConfigArgs,
 }
 
-#[derive(Debug, Args)]
-struct ConfigArgs {
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigArgs {
     /// Litestream's configuration file, in which REPLICA is the path of a database
     ///
     /// Without it, $LITESTREAM_CONFIG or /etc/litestream.yml is asked for a REPLICA that is
@@ -51,6 +51,14 @@ pub(crate) struct Source {
 }
 
 impl SourceArgs {
+    /// The replica of the command line that is called `replica`.
+    pub(crate) fn new(replica: OsString, config: ConfigArgs) -> SourceArgs {
+        SourceArgs {
+            replica: Some(replica),
+            config,
+        }
+    }
+
     /// Finds the replica.
     pub(crate) fn resolve(&self) -> Result<Source, Failure> {
         let replica = self.replica.as_deref().unwrap_or_default();
@@ -101,6 +109,21 @@ impl SourceArgs {
 }
 
 impl ConfigArgs {
+    /// The databases of the configuration.
+    pub(crate) fn databases(&self) -> Result<Vec<PathBuf>, Failure> {
+        let path = self.config.clone().unwrap_or_else(Config::default_path);
+        if self.config.is_none() && !path.exists() {
+            return Err(Failure::new(
+                Status::Usage,
+                format!("nothing to look at: there is no {}", path.display()),
+            )
+            .hint("give a replica, or -config"));
+        }
+        let config = Config::read(path, expand(self.no_expand_env));
+        let config = config.map_err(|error| Failure::of(Status::Usage, &error))?;
+        Ok(config.databases().collect())
+    }
+
     fn find(&self, config: &Path, database: &Path) -> Result<Source, Failure> {
         let location = Config::read(config, expand(self.no_expand_env))
             .and_then(|config| config.replica_of(database))

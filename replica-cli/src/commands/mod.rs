@@ -1,6 +1,7 @@
 //! What the command can do: a file each.
 
 mod bench;
+mod compact;
 mod completions;
 mod conformance;
 mod inspect;
@@ -8,6 +9,8 @@ mod ltx;
 mod man;
 mod replicate;
 mod restore;
+mod snapshot;
+mod status;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -20,7 +23,8 @@ Examples:
   replica replicate app.db file:///backups/app    keep a replica of a live database
   replica restore -o app.db file:///backups/app   bring a database back
   replica restore -o app.db s3://bucket/app       the same from a bucket
-  replica ltx -level all /backups/app             list its replica's files
+  replica status /backups/app                     tell what a replica holds
+  replica ltx -level all /backups/app             list its files
   replica conformance                             prove the built-in stores
   replica bench s3://bucket/prefix                measure how fast a store is
 
@@ -30,7 +34,7 @@ Examples:
 /// prove and measure the stores they are kept in
 ///
 /// A replica is kept in a folder, a bucket of S3 or on an SFTP server, in the files of Litestream
-/// 0.5. Of Litestream's commands, `replicate`, `restore` and `ltx` are here, with its flags
+/// 0.5. Of Litestream's commands, `replicate`, `restore`, `ltx` and `status` are here, with its flags
 /// (single-dash long ones too), its URLs (file, s3, sftp) and its configuration; the others are not
 /// there yet.
 #[derive(Debug, Parser)]
@@ -53,6 +57,9 @@ enum Command {
     Replicate(replicate::ReplicateArgs),
     Restore(restore::RestoreArgs),
     Ltx(ltx::LtxArgs),
+    Status(status::StatusArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Compact(compact::CompactArgs),
     Conformance(conformance::ConformanceArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
@@ -67,6 +74,9 @@ impl Cli {
             Command::Replicate(args) => args.run().await,
             Command::Restore(args) => args.run().await,
             Command::Ltx(args) => args.run().await,
+            Command::Status(args) => args.run().await,
+            Command::Snapshot(args) => args.run().await,
+            Command::Compact(args) => args.run().await,
             Command::Conformance(args) => args.run(leftovers).await,
             Command::Bench(args) => args.run(leftovers).await,
             Command::Completions(args) => args.run(),
@@ -80,10 +90,14 @@ impl Cli {
         match &self.command {
             Command::Replicate(_)
             | Command::Restore(_)
+            | Command::Snapshot(_)
+            | Command::Compact(_)
             | Command::Conformance(_)
             | Command::Bench(_) => true,
             Command::Ltx(args) => args.is_verify(),
-            Command::Completions(_) | Command::Man(_) | Command::Version => false,
+            Command::Status(_) | Command::Completions(_) | Command::Man(_) | Command::Version => {
+                false
+            }
         }
     }
 
@@ -93,7 +107,11 @@ impl Cli {
     pub(crate) fn cleans_up(&self) -> bool {
         matches!(
             self.command,
-            Command::Restore(_) | Command::Conformance(_) | Command::Bench(_)
+            Command::Restore(_)
+                | Command::Snapshot(_)
+                | Command::Compact(_)
+                | Command::Conformance(_)
+                | Command::Bench(_)
         )
     }
 
@@ -103,6 +121,9 @@ impl Cli {
             Command::Replicate(args) => args.json,
             Command::Restore(args) => args.json,
             Command::Ltx(args) => args.json(),
+            Command::Status(args) => args.json,
+            Command::Snapshot(args) => args.json,
+            Command::Compact(args) => args.json,
             Command::Conformance(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Completions(_) | Command::Man(_) | Command::Version => false,

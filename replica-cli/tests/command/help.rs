@@ -2,13 +2,16 @@
 
 use crate::replica::{folder, names, replica};
 
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 13] = [
     &[],
     &["replicate"],
     &["restore"],
     &["ltx"],
     &["ltx", "inspect"],
     &["ltx", "verify"],
+    &["status"],
+    &["snapshot"],
+    &["compact"],
     &["conformance"],
     &["bench"],
     &["completions"],
@@ -35,7 +38,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn long_help_lists_the_exit_statuses() {
-    for command in [&COMMANDS[..3], &COMMANDS[3..8]].concat() {
+    for command in [&COMMANDS[..3], &COMMANDS[3..11]].concat() {
         let ran = replica(command.iter().chain([&"--help"])).ended(0);
 
         assert!(ran.stdout.contains("Exit statuses:"), "{}", ran.stdout);
@@ -96,6 +99,7 @@ fn the_manual_has_a_page_for_each_command() {
         names(folder.path()),
         [
             "replica-bench.1",
+            "replica-compact.1",
             "replica-completions.1",
             "replica-conformance.1",
             "replica-ltx-inspect.1",
@@ -104,6 +108,8 @@ fn the_manual_has_a_page_for_each_command() {
             "replica-man.1",
             "replica-replicate.1",
             "replica-restore.1",
+            "replica-snapshot.1",
+            "replica-status.1",
             "replica-version.1",
             "replica.1",
         ]

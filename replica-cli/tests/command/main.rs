@@ -15,3 +15,4 @@ mod replicate;
 mod restore;
 mod sftp;
 mod stores;
+mod upkeep;
