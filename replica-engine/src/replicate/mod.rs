@@ -50,6 +50,9 @@ use schedule::{Past, Schedule, due};
 const ATTEMPTS_MAX: usize = 4;
 /// How much time passes at least before the replica is looked at again for files of somebody else.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How much time passes at least before it is looked again, where something is stored, whether all
+/// files are there that the latest state is made of: a listing of each level.
+const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// What to replicate, and how.
 ///
@@ -185,6 +188,12 @@ pub struct Replicator {
     recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
+    /// When it was last looked whether the latest state can be restored, and how many files this
+    /// had stored by then.
+    surveyed: Instant,
+    surveyed_files: u64,
+    /// Whether a file may be gone that this has stored.
+    is_lacking: bool,
     /// By how much the files' times go back where one was stored that nobody was told of yet.
     clock_back: Option<Duration>,
     /// The files that should be there, with their sizes, from the last one of level 0 at that look
@@ -261,6 +270,9 @@ impl Replicator {
             vain: 0,
             recycled: None,
             looked: None,
+            surveyed: Instant::now(),
+            surveyed_files: 0,
+            is_lacking: false,
             clock_back: None,
             ours: (newest.iter().map(|newest| newest.info))
                 .filter(|file| file.id.level == Level::RAW)
@@ -407,6 +419,7 @@ impl Replicator {
         target: &mut Option<Observed>,
     ) -> Result<Option<(Vec<FileInfo>, Option<SnapshotReason>)>, ReplicateError> {
         if self.pending.is_none() {
+            self.survey().await?;
             let preparing = self.preparing(self.place);
             let prepared = run_blocking(move || preparing.prepare()).await??;
             if target.is_none_or(|target| target.header != prepared.observed.header) {
@@ -542,9 +555,45 @@ impl Replicator {
             return Err(ReplicateError::Conflict { file: newest });
         }
         self.looked = Some(Instant::now());
+        // Upkeep deletes some of them too, but not as early.
+        let mut raws =
+            (self.ours.iter()).filter(|(file, size)| size.is_some() && file.level == Level::RAW);
+        self.is_lacking |= raws.any(|(file, _)| listed.iter().all(|other| other.id != *file));
         self.ours.retain(|file, _| {
             file.level == Level::RAW && newest.is_none_or(|newest| *file >= newest)
         });
+        Ok(())
+    }
+
+    /// Looks, now and then and where there is a reason to, whether the latest state can still be
+    /// restored. Where not, files were deleted, and nothing on top of what there is could be
+    /// restored either: the next file is a new start.
+    async fn survey(&mut self) -> Result<(), ReplicateError> {
+        self.is_lacking |= self
+            .known
+            .as_ref()
+            .is_some_and(|known| known.take_lacking());
+        let is_due =
+            self.stored.files > self.surveyed_files && self.surveyed.elapsed() >= SURVEY_AGAIN;
+        if self.last.is_none() || !(self.is_lacking || is_due) {
+            return Ok(());
+        }
+        let is_whole = async || {
+            let files = upkeep::list(&*self.client).await?.files();
+            Ok(RestorePlan::new(Target::Latest, &files).is_ok())
+        };
+        // What was stored just now may not be listed yet.
+        let mut whole: replica_core::Result<bool> = is_whole().await;
+        if let Ok(false) = whole {
+            sleep(self.client.capabilities().list_lag).await;
+            whole = is_whole().await;
+        }
+        if !whole? {
+            self.place = Err(SnapshotReason::Incomplete);
+        }
+        self.surveyed = Instant::now();
+        self.surveyed_files = self.stored.files;
+        self.is_lacking = false;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ pub(crate) struct Known {
     catalogue: Mutex<Catalogue>,
     /// Whether a file was added.
     added: Notify,
+    /// Whether files may be gone that the latest state is made of.
+    is_lacking: AtomicBool,
 }
 
 impl Known {
@@ -94,7 +97,14 @@ impl Known {
         Known {
             catalogue: Mutex::new(catalogue),
             added: Notify::new(),
+            is_lacking: AtomicBool::new(false),
         }
+    }
+
+    /// Whether files may be gone that the latest state is made of, as far as was noticed since the
+    /// last time that this was asked.
+    pub(crate) fn take_lacking(&self) -> bool {
+        self.is_lacking.swap(false, Ordering::Relaxed)
     }
 
     /// A file was stored.
@@ -316,12 +326,16 @@ impl Keeper {
 
     /// Notes that a job has failed, and when it is tried again.
     fn failed(&mut self, job: UpkeepJob, error: UpkeepError) -> UpkeepTrouble {
-        // What a store has done before it failed, and what somebody else did, is not known.
-        self.is_doubtful |= match &error {
-            UpkeepError::Store(_) | UpkeepError::Broken(_) => true,
+        let is_lacking = match &error {
+            UpkeepError::Broken(_) => true,
             UpkeepError::Damaged(damage) => damage.fault == Fault::Missing,
-            UpkeepError::Unfit { .. } => false,
+            UpkeepError::Store(_) | UpkeepError::Unfit { .. } => false,
         };
+        if is_lacking {
+            self.known.is_lacking.store(true, Ordering::Relaxed);
+        }
+        // What a store has done before it failed, and what somebody else did, is not known.
+        self.is_doubtful |= is_lacking || matches!(error, UpkeepError::Store(_));
         let before = self.failing.get(&job);
         let attempts = before.map_or(1, |failing| failing.attempts.saturating_add(1));
         let since = before.map_or_else(|| (self.clock)(), |failing| failing.since);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ltx::Header;
 use replica_core::{ErrorKind, Op};
-use replica_engine::{ReplicateError, Replicator, SnapshotReason, Target};
+use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
 use replica_file::FileClient;
 use replica_mock::{MockClient, file};
 
@@ -229,6 +229,50 @@ async fn what_was_deleted_when_it_was_old_or_stored_in_spite_of_an_error_is_no_c
     let synced = live.sync(&mut replicator).await;
 
     assert_eq!((synced.txid.get(), synced.snapshot), (5, None));
+}
+
+/// Commits once more, and says what was stored for that.
+async fn one_more(live: &mut Live, replicator: &mut Replicator) -> Synced {
+    live.run("INSERT INTO t(a, b) VALUES('one more', zeroblob(3000))");
+    live.sync(replicator).await
+}
+
+/// Whoever restored then would have got nothing: everything after was stored on top of a gap.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_gone_from_the_middle_is_gone_on_without_by_a_new_start() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    replica.remove(raw(3));
+
+    tokio::time::advance(A_MINUTE).await;
+    one_more(&mut live, &mut replicator).await;
+    let second = one_more(&mut live, &mut replicator).await;
+    let third = one_more(&mut live, &mut replicator).await;
+
+    assert_eq!(second.snapshot, Some(SnapshotReason::Incomplete));
+    assert_eq!(third.snapshot, None);
+    let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_restores_begin_with_is_missed_within_minutes() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    one_more(&mut live, &mut replicator).await;
+    tokio::time::advance(A_MINUTE).await;
+    one_more(&mut live, &mut replicator).await;
+    replica.remove(raw(1));
+    replica.clear_calls();
+
+    tokio::time::advance(5 * A_MINUTE).await;
+    let before = one_more(&mut live, &mut replicator).await;
+    let lists = replica.count(Op::List);
+    tokio::time::advance(5 * A_MINUTE).await;
+    let after = one_more(&mut live, &mut replicator).await;
+
+    assert_eq!((before.snapshot, lists), (None, 1));
+    assert_eq!(after.snapshot, Some(SnapshotReason::Incomplete));
+    let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use futures::stream::BoxStream;
 use replica_core::{ErrorKind, FileId, Level, Op, ReplicaClient, Timestamp, Txid};
 use replica_engine::{
     Event, Fault, Levels, ReplicateError, ReplicateOptions, Replication, Replicator, RestorePlan,
-    Retention, Synced, Target, UpkeepError, UpkeepJob, UpkeepOptions, compact, snapshot,
+    Retention, SnapshotReason, Synced, Target, UpkeepError, UpkeepJob, UpkeepOptions, compact,
+    snapshot,
 };
 use replica_mock::{MockClient, file};
 use tokio::time::{Instant, timeout};
@@ -699,6 +700,33 @@ async fn somebody_else_is_noticed_beside_the_upkeep_and_that_is_taken_for_nobody
     kept.replica.clear_calls();
     tokio::time::sleep(LONG).await;
     assert_eq!(kept.replica.calls().len(), 0, "something goes on");
+}
+
+/// What upkeep finds missing, nobody else had noticed: all that followed was stored for nothing.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_upkeep_misses_is_gone_on_without_by_a_new_start() {
+    let mut kept = Kept::new(quick()).await;
+    kept.write_for(60).await;
+    let gone = of_level(&kept.replica, 0);
+    let gone = gone[gone.len() - 2];
+    kept.replica.remove(gone);
+
+    tokio::time::sleep(60 * SECOND).await;
+    kept.live.run("INSERT INTO t(a) VALUES('more')");
+    kept.sync().await;
+
+    let is_new_start = |event: &Event| {
+        matches!(
+            event,
+            Event::Stored {
+                snapshot: Some(SnapshotReason::Incomplete),
+                ..
+            }
+        )
+    };
+    assert!(kept.taken().iter().any(is_new_start));
+    let latest = restored(&shared(&kept.replica), Target::Latest).await;
+    assert!(latest == kept.live.state(), "what was restored is another");
 }
 
 #[tokio::test(start_paused = true)]
