@@ -55,11 +55,22 @@ pub enum SnapshotReason {
     ShorterLog,
     /// The log has something else at the place that the replica's newest file was made of.
     OtherLog,
+    /// The log is none that followed the one that the replica's newest file was made of: that one
+    /// was removed, or it is of another database.
+    UnknownLog,
     /// The database has grown by pages that nobody has written.
     Unwritten,
 }
 
 impl SnapshotReason {
+    /// Whether the database may be another one than the replica's.
+    pub fn is_doubtful(self) -> bool {
+        matches!(
+            self,
+            SnapshotReason::ShorterLog | SnapshotReason::OtherLog | SnapshotReason::UnknownLog
+        )
+    }
+
     /// Whether what the replica has can't be restored up to its end, so that nothing on top of that
     /// can be either.
     pub(crate) fn is_a_new_start(self) -> bool {
@@ -80,6 +91,10 @@ impl fmt::Display for SnapshotReason {
             SnapshotReason::NewLog => "the write-ahead log was begun anew since it was copied",
             SnapshotReason::ShorterLog => "the database is older than its replica",
             SnapshotReason::OtherLog => "the database has another history than its replica",
+            SnapshotReason::UnknownLog => {
+                "the write-ahead log is not the one that was copied, and did not follow it: it was \
+                 removed since, or the database is another one"
+            }
             SnapshotReason::Unwritten => "the database has grown by pages that were not written",
         })
     }

@@ -285,6 +285,11 @@ impl Replicator {
         })
     }
 
+    /// Why the next file will hold the whole database, where it will.
+    pub fn snapshot_reason(&self) -> Option<SnapshotReason> {
+        self.place.err()
+    }
+
     /// Stores everything that was committed before this call, and returns when it is stored.
     ///
     /// What the store has acknowledged survives whatever happens here. After an error, and where

@@ -24,6 +24,9 @@ const COMPARED_MAX: u64 = 64 * 1024 * 1024;
 const AHEAD: u64 = 1024 * 1024;
 /// How many files before the newest one are looked at, whether it goes on from them.
 const JOINED_MAX: usize = 256;
+/// How often a log is begun anew at most while nobody replicates. That of another database passes
+/// for one that was begun anew once in so many times as this goes into all numbers.
+const LOGS_MAX: u32 = 1 << 16;
 /// How many of their headers are read at a time.
 const HEADERS: usize = 16;
 
@@ -233,10 +236,15 @@ impl Parts {
         };
         let observed = database.observe()?;
         let Ok(wal) = observed.header else {
-            return Ok(Err(SnapshotReason::NewLog));
+            return Ok(Err(SnapshotReason::UnknownLog));
         };
         if wal.salts() != newest.span.salts() || wal.page_size() != newest.header.page_size() {
-            return Ok(Err(SnapshotReason::NewLog));
+            // SQLite adds 1 to the first salt each time that it begins a log anew.
+            let ([salt, _], [copied, _]) = (wal.salts(), newest.span.salts());
+            return Ok(Err(match salt.wrapping_sub(copied) {
+                1..=LOGS_MAX => SnapshotReason::NewLog,
+                _ => SnapshotReason::UnknownLog,
+            }));
         }
         let mut end = Chain::new(wal);
         let files = match newest.header.node_id() {

@@ -109,7 +109,7 @@ async fn a_log_that_was_removed_leads_to_a_snapshot() {
     live.connect();
     insert(&live, 1);
 
-    check(live, replica, Some(SnapshotReason::NewLog)).await;
+    check(live, replica, Some(SnapshotReason::UnknownLog)).await;
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_database_that_left_wal_mode_meanwhile_leads_to_a_snapshot() {
     live.run("PRAGMA journal_mode=DELETE");
     insert(&live, 1);
 
-    check(live, replica, Some(SnapshotReason::NewLog)).await;
+    check(live, replica, Some(SnapshotReason::UnknownLog)).await;
 }
 
 #[tokio::test]
