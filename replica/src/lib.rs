@@ -26,7 +26,7 @@
 //! let replication = replicator.start();
 //!
 //! // Sync and wait, before a deploy or in a test: everything committed until now is stored.
-//! let txid = replication.sync().await?;
+//! let txid = replication.sync_within(Duration::from_secs(30)).await?;
 //!
 //! // What it is at, for a health check. An outage of the store is in here while it lasts.
 //! let status = replication.status();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ltx::{PageSize, Txid};
 use replica_core::FileId;
@@ -106,6 +107,12 @@ pub enum ReplicateError {
         /// The last one.
         txid: Txid,
     },
+    /// There was not enough time.
+    #[error("not everything could be stored within {within:?}")]
+    Late {
+        /// How much there was.
+        within: Duration,
+    },
     /// The replication was shut down, or its runtime was.
     #[error("the replication has ended")]
     Ended,
@@ -127,6 +134,18 @@ impl ReplicateError {
                 | ReplicateError::Conflict { .. }
                 | ReplicateError::Exhausted { .. }
                 | ReplicateError::Ended
+        )
+    }
+
+    /// Whether somebody else has the database locked, as one is that is not in WAL mode while it is
+    /// read or written.
+    pub fn is_locked(&self) -> bool {
+        let ReplicateError::Sqlite { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
         )
     }
 

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream};
 use replica_core::{Timestamp, Txid};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::ReplicateError;
 use super::looks::{Looks, later};
@@ -50,8 +50,10 @@ struct Progress {
     status: Status,
     /// How many of the syncs that were asked for are done.
     done: u64,
-    /// Whether everything was stored that was committed before the end.
+    /// Whether everything was stored that was committed before the end, and was still there.
     complete: bool,
+    /// Whether everything was stored.
+    acknowledged: bool,
 }
 
 impl Replicator {
@@ -164,7 +166,8 @@ fn note(tell: &watch::Sender<Progress>, told: Told) -> Option<Event> {
 
 impl Replication {
     /// Returns when everything is stored that was committed before this call, and says which
-    /// transaction is the last one. It waits for as long as that takes.
+    /// transaction is the last one. It waits for as long as that takes, and so without an end where
+    /// a store refuses what is written: [`sync_within`](Replication::sync_within) does not.
     ///
     /// # Errors
     ///
@@ -184,6 +187,22 @@ impl Replication {
             (_, Some(txid)) if reached.done >= number => Ok(txid),
             (Some(trouble), _) => Err(Arc::clone(&trouble.error)),
             (None, _) => Err(Arc::new(ReplicateError::Ended)),
+        }
+    }
+
+    /// The same, for no longer than `deadline`. Replication goes on in any case.
+    ///
+    /// # Errors
+    ///
+    /// Why the replication has ended meanwhile or before; or what keeps it from going on after
+    /// `deadline`, which is [`ReplicateError::Late`] where nothing does.
+    pub async fn sync_within(&self, deadline: Duration) -> Result<Txid, Arc<ReplicateError>> {
+        match timeout(deadline, self.sync()).await {
+            Ok(synced) => synced,
+            Err(_) => Err(match self.status().trouble {
+                Some(trouble) => trouble.error,
+                None => Arc::new(ReplicateError::Late { within: deadline }),
+            }),
         }
     }
 
@@ -223,9 +242,16 @@ impl Replication {
             std::panic::resume_unwind(panic);
         }
         let Progress {
-            status, complete, ..
+            status,
+            complete,
+            acknowledged,
+            ..
         } = self.progress.borrow().clone();
-        Ended { complete, status }
+        Ended {
+            complete,
+            acknowledged,
+            status,
+        }
     }
 }
 
@@ -280,6 +306,11 @@ impl Running {
             let Some(mut synced) = self.sync().await else {
                 break None;
             };
+            if is_last {
+                let acknowledged = synced.is_ok();
+                self.tell
+                    .send_modify(|progress| progress.acknowledged = acknowledged);
+            }
             if is_last && let Ok(stored) = synced {
                 let Running {
                     replicator, stops, ..

@@ -116,9 +116,13 @@ pub enum Event {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ended {
-    /// Whether everything is stored that was committed before it was shut down. Where not, the
-    /// trouble of the status says why, and without one there was not enough time.
+    /// Whether everything is stored that was committed before it was shut down, and was still there
+    /// as it was stored at a last look. Where not, the trouble of the status says why, and without
+    /// one there was not enough time.
     pub complete: bool,
+    /// Whether the store has acknowledged all of that. Where only this is true, it is that last look
+    /// which has failed, or has found files of somebody else.
+    pub acknowledged: bool,
     /// What it was at in the end.
     pub status: Status,
 }

@@ -303,7 +303,45 @@ async fn a_shutdown_tells_of_somebody_else_who_has_written() {
         matches!(*trouble.error, ReplicateError::Conflict { .. }),
         "{trouble:?}"
     );
-    assert!(!ended.complete);
+    assert!(!ended.complete && ended.acknowledged);
+}
+
+/// Everything is stored; it was said that not everything is.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_tells_a_last_look_that_fails_from_what_is_not_stored() {
+    for op in [Op::List, Op::Write] {
+        let (live, replica, replication) = running().await;
+        insert(&live);
+        replication.sync().await.expect("a sync should succeed");
+        replica.on(op).times(100_000).fail(ErrorKind::Unavailable);
+        if op == Op::Write {
+            insert(&live);
+        }
+
+        let ended = replication.shut_down(Duration::from_secs(5)).await;
+
+        assert!(!ended.complete, "{op:?}");
+        assert_eq!(ended.acknowledged, op == Op::List, "{op:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_waits_no_longer_than_it_may() {
+    let within = Duration::from_secs(5);
+    let (live, replica, replication) = running().await;
+    replica.on(Op::Write).hang();
+    insert(&live);
+    let late = replication.sync_within(within).await;
+    let error = late.expect_err("the store hangs");
+    assert!(matches!(*error, ReplicateError::Late { .. }), "{error}");
+
+    let (live, replica, replication) = running().await;
+    let refused = replica.on(Op::Write).times(100_000);
+    refused.fail(ErrorKind::PermissionDenied);
+    insert(&live);
+    let refused = replication.sync_within(within).await;
+    let error = refused.expect_err("the store refuses");
+    assert!(matches!(*error, ReplicateError::Store(_)), "{error}");
 }
 
 #[tokio::test]
