@@ -227,7 +227,7 @@ fn is_location(text: &str) -> bool {
 }
 
 /// Whether this is a database as SQLite writes it, and so no replica.
-fn is_database(path: &Path) -> bool {
+pub(crate) fn is_database(path: &Path) -> bool {
     let mut start = [0; 16];
     let is_file = path.is_file();
     let read = || File::open(path)?.read_exact(&mut start);

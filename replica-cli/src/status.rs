@@ -42,6 +42,17 @@ impl Status {
     }
 }
 
+impl Status {
+    /// The name of the signal that it stands for.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Status::Interrupted => "SIGINT",
+            Status::Terminated => "SIGTERM",
+            _ => "no signal",
+        }
+    }
+}
+
 /// The end of a command's `--help`: its examples, and the exit statuses.
 pub(crate) fn with_exit_statuses(examples: &str) -> String {
     format!("{examples}\n\n{EXIT_STATUSES}")
@@ -98,6 +109,10 @@ impl Failure {
             ),
             ReplicateError::Conflict { .. } => failure
                 .hint("end the other one, and start again: the whole database is stored anew"),
+            error if error.is_locked() => failure.hint(
+                "a database that is not in WAL mode is put into it while nobody uses it: end what \
+                 does, or let that say PRAGMA journal_mode=WAL",
+            ),
             _ => failure,
         }
     }

@@ -3,8 +3,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::bad_input::{as_nobody, open_tree};
@@ -49,6 +51,7 @@ fn the_log_is_for_people_unless_json_is_asked_for() {
             " info  {path}: everything that was committed is stored, up to transaction \
              0000000000000002"
         ),
+        String::from(" info  SIGTERM: ending"),
         format!(" info  {path}: storing what is committed, for 30.0 s at most"),
         format!(
             " info  {path}: stopped: everything that was committed is stored, up to transaction \
@@ -185,6 +188,7 @@ fn a_second_signal_kills_the_child() {
 
     send("TERM", running.id());
     wait_until("the child was told", || told.exists());
+    let_signals_be_two();
     send("TERM", running.id());
 
     running.end(143);
@@ -415,15 +419,94 @@ fn a_second_signal_stops_at_once() {
 
         send(signal, running.id());
         running.wait_for("stopping");
+        let_signals_be_two();
         send(signal, running.id());
 
         let ran = running.end(status);
         assert_eq!(ran.all("stopped").len(), 0);
         assert_eq!(
             ran.last()["error"]["message"],
-            "interrupted for the second time: stopped at once"
+            format!("interrupted for the second time (SIG{signal}): stopped at once")
         );
     }
+}
+
+/// Two signals within half a second are one. What passes here is that time, and nothing is waited
+/// for.
+fn let_signals_be_two() {
+    thread::sleep(Duration::from_millis(600));
+}
+
+/// `timeout` of GNU sends each signal to the process and to its group.
+#[test]
+fn a_signal_that_comes_twice_is_one() {
+    let live = Live::new();
+    let bucket = Bucket::empty();
+    let flags = ["-shutdown-sync-timeout", "1s"];
+    let mut running = Running::of(bucket.command(live.args(&flags, &bucket.url("app"))));
+    running.wait_for("synced");
+    bucket.server.close();
+    live.insert(3);
+    running.wait_for("interrupted");
+
+    send("INT", running.id());
+    send("TERM", running.id());
+
+    let ran = running.end(1);
+    assert_eq!(ran.all("signal").len(), 1, "{ran:#?}");
+    let error = &ran.last()["error"]["message"];
+    let told = error.as_str().expect("a message");
+    assert!(
+        told.starts_with("not everything that was committed"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_database_that_others_have_locked_is_waited_for() {
+    let live = Live::new().without_database();
+    let path = live.path();
+    sqlite(
+        &path,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT); INSERT INTO t VALUES(1, 'a')",
+    );
+    let reader = Connection::open(&path).expect("it should open");
+    let begun = reader.execute_batch("BEGIN; SELECT * FROM t");
+    begun.expect("it should be read");
+    let mut running = live.replicate(&[]);
+
+    let told = running.wait_for("locked");
+    reader.execute_batch("COMMIT").expect("it should end");
+    running.wait_for("synced");
+    send("TERM", running.id());
+
+    let ran = running.end(0);
+    assert_eq!(told["level"], "warn");
+    let error = told["error"].as_str().expect("an error");
+    assert!(error.contains("locked"), "{error}");
+    assert_eq!(ran.all("locked").len(), 1, "{ran:#?}");
+    assert_eq!(restored(&live.url()), live.rows());
+}
+
+#[test]
+fn a_replica_that_may_be_of_another_database_is_told_and_gone_on_with() {
+    let (live, other) = (Live::new(), Live::new());
+    replica(live.plain_args(&["-once"])).ended(0);
+    other.insert(3);
+
+    let mut running = Running::start(other.args(&[], &live.url()));
+    let told = running.wait_for("other_history");
+    running.wait_for("synced");
+    send("TERM", running.id());
+
+    running.end(0);
+    assert_eq!(told["level"], "warn");
+    let reason = told["reason"].as_str().expect("a reason");
+    assert!(
+        reason.ends_with("or the database is another one"),
+        "{reason}"
+    );
+    assert_eq!(restored(&live.url()), other.rows());
 }
 
 #[test]
@@ -738,8 +821,25 @@ fn a_call_that_makes_no_sense_is_told() {
             "the argument '--once' cannot be used with '--exec <CMD>'",
         ),
         (
-            &["-once", "-force-snapshot", path, &url],
-            "-force-snapshot and -enforce-retention are not there yet",
+            &["-force-snapshot", path, &url],
+            "the following required arguments were not provided:\n  --once",
+        ),
+        (
+            &["-once", "-enforce-retention", path, &url],
+            "-enforce-retention is not supported: in one run nothing tells for certain how old a \
+             file is",
+        ),
+        (
+            &[&url, path],
+            &format!("{url} is no database: the database comes first, and then its replica"),
+        ),
+        (
+            &["sftp://me:hush@host/a", path],
+            "sftp://…@host/a is no database: the database comes first, and then its replica",
+        ),
+        (
+            &["replica", path],
+            "replica is no database: the database comes first, and then its replica",
         ),
         (
             &["-log-level", "loud", path, &url],

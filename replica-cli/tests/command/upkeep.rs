@@ -263,6 +263,19 @@ fn a_snapshot_is_made_of_the_replicas_own_files() {
     assert_eq!(restored(&live.url()), rows);
 }
 
+#[test]
+fn once_makes_a_snapshot_where_it_is_told_to() {
+    let live = Live::new();
+    once(&live);
+    live.insert(2);
+
+    let ran = replica(live.plain_args(&["-once", "-force-snapshot", "-json"])).ended(0);
+
+    assert_eq!(ran.json()[0]["snapshot_made"], true);
+    fs::remove_dir_all(live.beside("replica/ltx/0")).expect("it can be removed");
+    assert_eq!(restored(&live.url()), live.rows());
+}
+
 /// Whatever else the replicator stores and makes meanwhile.
 #[test]
 fn a_snapshot_is_made_beside_a_running_replication() {

@@ -16,7 +16,7 @@ use replica::{
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::log::{Log, in_one_line};
 use super::upkeep::Done;
@@ -29,6 +29,10 @@ use crate::status::{Failure, Status};
 const LOOK: Duration = Duration::from_millis(100);
 /// How soon a database is opened again that was there, and could not be.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// How long it is tried at the start to open a database that somebody else has locked.
+const LOCKED_MAX: Duration = Duration::from_secs(30);
+/// The first pause in between; each further one is twice as long, up to [`OPEN_AGAIN`].
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 
 /// A database, and where it is replicated to.
 pub(super) struct Database {
@@ -166,7 +170,7 @@ impl Database {
         let client = replica::stack_to_replicate(self.reach().await?);
         let replicator = match self.is_there() {
             true => {
-                let opened = Replicator::open(Arc::clone(&client), self.options()).await;
+                let opened = self.replicator(&client).await;
                 Some(opened.map_err(|error| failed(&error, &self))?)
             }
             false => None,
@@ -176,6 +180,54 @@ impl Database {
             client,
             replicator,
         })
+    }
+
+    /// Opens the database, where others have it locked after some time.
+    pub(super) async fn replicator(
+        &self,
+        client: &Arc<dyn ReplicaClient>,
+    ) -> Result<Replicator, ReplicateError> {
+        let begun = Instant::now();
+        let mut pause = LOCKED_PAUSE;
+        loop {
+            match Replicator::open(Arc::clone(client), self.options()).await {
+                Err(error) if error.is_locked() && begun.elapsed() < LOCKED_MAX => {
+                    if pause == LOCKED_PAUSE {
+                        let (error, time) = (in_one_line(&error), output::time(LOCKED_MAX));
+                        let message = format_args!(
+                            "somebody else has the database locked; it is tried again for {time}: \
+                             {error}"
+                        );
+                        self.tell(LogLevel::Warn, "locked", message, json!({ "error": error }));
+                    }
+                    sleep(pause).await;
+                    pause = (2 * pause).min(OPEN_AGAIN);
+                }
+                opened => {
+                    if let Ok(replicator) = &opened {
+                        self.warn_of_another(replicator);
+                    }
+                    return opened;
+                }
+            }
+        }
+    }
+
+    /// Tells where the replica may be that of another database. To refuse it would end what should
+    /// go on by itself after a database was restored, or its log removed; what the replica has stays
+    /// for as long as retention says.
+    fn warn_of_another(&self, replicator: &Replicator) {
+        let Some(reason) = replicator.snapshot_reason().filter(|why| why.is_doubtful()) else {
+            return;
+        };
+        let message = format_args!(
+            "{} may be the replica of another database: {reason}. The whole database is stored on \
+             top of what is there. If it is another one, end this and give it a place of its own: \
+             what is below can be restored only until retention deletes it",
+            self.replica
+        );
+        let fields = json!({ "reason": reason.to_string() });
+        self.tell(LogLevel::Warn, "other_history", message, fields);
     }
 
     fn tell(
@@ -242,7 +294,10 @@ impl Reached {
             let mut pause = LOOK;
             if database.is_there() {
                 match Replicator::open(Arc::clone(client), database.options()).await {
-                    Ok(replicator) => return Ok(Some(replicator)),
+                    Ok(replicator) => {
+                        database.warn_of_another(&replicator);
+                        return Ok(Some(replicator));
+                    }
                     Err(error) if error.is_lasting() || is_last => {
                         return Err(failed(&error, database));
                     }
@@ -471,12 +526,18 @@ impl Database {
             self.tell(LogLevel::Info, "stopped", message, fields);
             return Ok(());
         }
-        let message = format!(
-            "not everything that was committed to {} is in {}: the last transaction there is {}",
-            self.name,
-            self.replica,
-            txid.as_deref().unwrap_or("none")
-        );
+        let (name, replica, txid) = (&self.name, &self.replica, txid.as_deref());
+        let txid = txid.unwrap_or("none");
+        let message = match ended.acknowledged {
+            true => format!(
+                "everything that was committed to {name} was stored in {replica}, up to transaction \
+                 {txid}, but a last look whether it is still there has failed"
+            ),
+            false => format!(
+                "not everything that was committed to {name} is in {replica}: the last transaction \
+                 there is {txid}"
+            ),
+        };
         let failure = Failure::new(Status::Failed, message);
         Err(match &ended.status.trouble {
             Some(trouble) => failure.because_of(Some(&*trouble.error)),

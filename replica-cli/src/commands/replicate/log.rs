@@ -87,6 +87,17 @@ impl Log {
         self.tell(LogLevel::Warn, "passed_over", None, setting, fields);
     }
 
+    /// Tells that a signal has come, and what is done about it.
+    pub(super) fn signalled(&self, signal: Status, has_child: bool) {
+        let name = signal.name();
+        let message = match has_child {
+            true => format!("{name}: the child is told, and its end is waited for"),
+            false => format!("{name}: ending"),
+        };
+        let fields = json!({ "signal": name });
+        self.tell(LogLevel::Info, "signal", None, message, fields);
+    }
+
     /// Tells how the child has ended.
     pub(super) fn child_ended(&self, status: u8) {
         let message = format_args!("the child has ended with status {status}");

@@ -9,8 +9,8 @@ mod words;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use futures::stream::{self, FuturesUnordered};
@@ -19,14 +19,18 @@ use jiff::SignedDuration;
 use replica::{Config, Location, PassedOver, ReplicateOptions, Workers};
 use tokio::sync::watch;
 
+use crate::args::without_secrets;
 use crate::descriptors;
 use crate::signals::Signals;
-use crate::source::{expand, location};
+use crate::source::{expand, is_database, location};
 use crate::status::{Failure, Status, with_exit_statuses};
 use child::Child;
 use database::{Database, Reached};
 use log::Log;
 
+/// Signals within so much time are one: whoever sends them may do so to the process and to its
+/// group, as `timeout` does.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
 /// How long the last sync may take, unless something else is said; as in Litestream.
 const SHUTDOWN_SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,7 +67,8 @@ Examples:
 ///
 /// The first SIGINT or SIGTERM stores what is committed, as far as there is time for it
 /// (-shutdown-sync-timeout), tells what it did, and ends with 0 where that is everything, and with 1
-/// where not. The second one ends at once, with 130 or 143.
+/// where not. The second one ends at once, with 130 or 143; one within half a second of the first is
+/// taken for the same.
 ///
 /// With -exec the signals go to the child; the end of the child is the end of this, after the last
 /// sync, with the child's exit status (128 and the number of the signal that has ended it). Where
@@ -126,7 +131,8 @@ pub(crate) struct ReplicateArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[arg(long, hide = true)]
+    /// With -once, make a snapshot of what is stored then
+    #[arg(long, requires = "once")]
     force_snapshot: bool,
 
     #[arg(long, hide = true)]
@@ -182,7 +188,7 @@ impl ReplicateArgs {
         }
         let ended = match self.once {
             true => tokio::select! {
-                done = once::run(order.jobs, self.json, &log) => done,
+                done = once::run(order.jobs, self.force_snapshot, self.json, &log) => done,
                 signal = signals.next() => Err(interrupted(signal)),
             },
             false => keep(order, &log, &mut signals).await,
@@ -192,9 +198,11 @@ impl ReplicateArgs {
     }
 
     fn order(&self) -> Result<Order, Failure> {
-        if self.force_snapshot || self.enforce_retention {
-            let message = "-force-snapshot and -enforce-retention are not there yet";
-            return Err(Failure::new(Status::Usage, message));
+        if self.enforce_retention {
+            let message = "-enforce-retention is not supported: in one run nothing tells for \
+                           certain how old a file is";
+            return Err(Failure::new(Status::Usage, message)
+                .hint("replica replicate without -once deletes what is old enough"));
         }
         let mut order = match &self.database {
             Some(database) => self.named(database.clone())?,
@@ -223,6 +231,7 @@ impl ReplicateArgs {
             let message = "a database and -config do not go together";
             return Err(Failure::new(Status::Usage, message));
         }
+        check_order(&database, &self.replica)?;
         let [replica] = &self.replica[..] else {
             return Err(Failure::new(
                 Status::Usage,
@@ -272,6 +281,21 @@ impl ReplicateArgs {
     }
 }
 
+/// Refuses a replica where the database should be, and the other way round.
+fn check_order(database: &Path, replicas: &[OsString]) -> Result<(), Failure> {
+    let is_url = database.to_str().is_some_and(Location::is_url);
+    let is_swapped = |replica: &OsString| is_database(Path::new(replica)) && !database.is_file();
+    if !is_url && !replicas.iter().any(is_swapped) {
+        return Ok(());
+    }
+    let shown = without_secrets(database.as_os_str());
+    let message = format!(
+        "{} is no database: the database comes first, and then its replica",
+        shown.display()
+    );
+    Err(Failure::new(Status::Usage, message).hint("replica replicate DATABASE REPLICA"))
+}
+
 /// The words of a command, of which there is at least one.
 fn words(command: &str) -> Result<Vec<String>, Failure> {
     match words::split(command) {
@@ -285,7 +309,7 @@ fn words(command: &str) -> Result<Vec<String>, Failure> {
 }
 
 fn interrupted(signal: Status) -> Failure {
-    Failure::new(signal, "interrupted")
+    Failure::new(signal, format!("interrupted by {}", signal.name()))
 }
 
 /// Replicates until a signal comes, the child has ended, or there is nothing left to replicate.
@@ -311,19 +335,29 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
     // The failure that is the last word, and whether there were others, which were told.
     let (mut last, mut others) = (None, false);
     let mut code = 0;
-    let mut signalled = false;
+    let mut signalled: Option<Instant> = None;
     while child.is_some() || !kept.is_empty() {
         tokio::select! {
             signal = signals.next() => {
-                if signalled {
-                    // What is dropped now ends: the child is killed.
-                    return Err(Failure::new(signal, "interrupted for the second time: stopped at once"));
-                }
-                signalled = true;
-                match &child {
-                    Some(child) => child.pass_on(signal),
-                    None => {
-                        stop.send_replace(true);
+                match (signalled, &child) {
+                    (Some(first), _) if first.elapsed() < ONE_SIGNAL => {}
+                    (Some(_), _) => {
+                        // What is dropped now ends: the child is killed.
+                        let message = format!(
+                            "interrupted for the second time ({}): stopped at once",
+                            signal.name()
+                        );
+                        return Err(Failure::new(signal, message));
+                    }
+                    (None, child) => {
+                        signalled = Some(Instant::now());
+                        log.signalled(signal, child.is_some());
+                        match child {
+                            Some(child) => child.pass_on(signal),
+                            None => {
+                                stop.send_replace(true);
+                            }
+                        }
                     }
                 }
             }

@@ -1,8 +1,9 @@
 //! Storing what is committed now, and no more.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use replica::{Replicator, Synced};
+use replica::{FileInfo, ReplicaClient, Synced};
 use serde_json::json;
 
 use super::Job;
@@ -12,7 +13,12 @@ use crate::output;
 use crate::status::{Failure, Status};
 
 /// Brings the replica of each database up to date, and prints what that took.
-pub(super) async fn run(jobs: Vec<Job>, json: bool, log: &Log) -> Result<Status, Failure> {
+pub(super) async fn run(
+    jobs: Vec<Job>,
+    force_snapshot: bool,
+    json: bool,
+    log: &Log,
+) -> Result<Status, Failure> {
     let mut databases = Vec::new();
     for job in jobs {
         databases.push(Database::check(job, log.clone())?);
@@ -23,16 +29,19 @@ pub(super) async fn run(jobs: Vec<Job>, json: bool, log: &Log) -> Result<Status,
         if !database.is_there() {
             return Err(database.missing());
         }
-        let options = database.options();
         let wrong = |error| failed(&error, &database);
-        let mut replicator = Replicator::open(client, options).await.map_err(wrong)?;
+        let mut replicator = database.replicator(&client).await.map_err(wrong)?;
         let synced = replicator.sync().await.map_err(wrong)?;
         replicator.confirm().await.map_err(wrong)?;
         // What is stored may leave the log, so that it does not grow from one time to the next.
         replicator.upkeep(true).await.map_err(wrong)?;
+        let made = match force_snapshot {
+            true => snapshot(&client, &database).await?,
+            false => None,
+        };
         match json {
-            true => reports.push(report(&database, &synced)),
-            false => print(&database, &synced)?,
+            true => reports.push(report(&database, &synced, made.is_some())),
+            false => print(&database, &synced, made.is_some())?,
         }
     }
     if json {
@@ -43,7 +52,18 @@ pub(super) async fn run(jobs: Vec<Job>, json: bool, log: &Log) -> Result<Status,
     Ok(Status::Done)
 }
 
-fn report(database: &Database, synced: &Synced) -> serde_json::Value {
+/// Makes a snapshot of what is stored, unless that is in one already.
+async fn snapshot(
+    client: &Arc<dyn ReplicaClient>,
+    database: &Database,
+) -> Result<Option<FileInfo>, Failure> {
+    replica::snapshot(client).await.map_err(|error| {
+        let message = format!("can't make a snapshot of {}", database.replica());
+        Failure::new(Status::Failed, message).because_of(Some(&error))
+    })
+}
+
+fn report(database: &Database, synced: &Synced, snapshot_made: bool) -> serde_json::Value {
     json!({
         "database": database.name(),
         "replica": database.replica(),
@@ -51,10 +71,11 @@ fn report(database: &Database, synced: &Synced) -> serde_json::Value {
         "files": synced.files.len(),
         "bytes": bytes(synced),
         "snapshot": synced.snapshot.map(|reason| reason.to_string()),
+        "snapshot_made": snapshot_made,
     })
 }
 
-fn print(database: &Database, synced: &Synced) -> Result<(), Failure> {
+fn print(database: &Database, synced: &Synced, snapshot_made: bool) -> Result<(), Failure> {
     let mut out = output::stdout();
     let (name, replica, txid) = (database.name(), database.replica(), synced.txid);
     write!(out, "{replica} has {name} up to transaction {txid}: ")?;
@@ -71,6 +92,9 @@ fn print(database: &Database, synced: &Synced) -> Result<(), Failure> {
                 None => writeln!(out)?,
             }
         }
+    }
+    if snapshot_made {
+        writeln!(out, "{replica}: made a snapshot of that")?;
     }
     out.flush()?;
     Ok(())
