@@ -22,7 +22,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use replica_core::{Body, FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
-use replica_s3::S3Client;
+use replica_s3::{S3Client, S3Config};
 use store::Store;
 
 const PAIRS: usize = 5;

@@ -28,7 +28,7 @@ const AT_ONCE: usize = 16;
 
 /// How many pages of open uploads are read. Each has a thousand of them, and a bucket that has as
 /// many as this has lost its rule for incomplete ones.
-const UPLOAD_PAGES_MAX: usize = 1000;
+const UPLOAD_PAGES_MAX: usize = 100;
 
 /// Deletes, in batches as long as the store has not refused one.
 #[derive(Debug)]
