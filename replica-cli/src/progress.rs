@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use replica::{CheckProgress, Progress};
+use replica::{CheckProgress, Progress, VerifyProgress};
 
 use crate::status::Failure;
 
@@ -37,6 +37,36 @@ impl RestoreBar {
 
     pub(crate) fn clear(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// The bar of a restore drill: that of a restore, and then the bytes that are compared.
+#[derive(Clone)]
+pub(crate) struct DrillBar(RestoreBar);
+
+impl DrillBar {
+    /// A bar on stderr, where that is a terminal and a bar is wanted.
+    pub(crate) fn new(wanted: bool) -> DrillBar {
+        DrillBar(RestoreBar::new(wanted))
+    }
+
+    pub(crate) fn show(&self, step: VerifyProgress) {
+        let DrillBar(RestoreBar(bar)) = self;
+        match step {
+            VerifyProgress::Waiting => bar.set_message("waiting"),
+            VerifyProgress::Restoring(step) => self.0.show(step),
+            VerifyProgress::Comparing { bytes } => {
+                bar.set_position(0);
+                bar.set_length(bytes);
+                bar.set_message("comparing");
+            }
+            VerifyProgress::Compared { bytes } => bar.inc(bytes),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.clear();
     }
 }
 

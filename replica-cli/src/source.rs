@@ -137,6 +137,37 @@ impl ConfigArgs {
 }
 
 impl Source {
+    /// Finds the replica of `database`: the one that is named, or the one of the configuration.
+    pub(crate) fn of_database(
+        database: &Path,
+        replica: Option<&OsStr>,
+        config: &ConfigArgs,
+    ) -> Result<Source, Failure> {
+        if let Some(replica) = replica {
+            return match config.config {
+                Some(_) => Err(Failure::new(
+                    Status::Usage,
+                    "a replica and -config do not go together",
+                )),
+                None => at(location(replica)?),
+            };
+        }
+        match &config.config {
+            Some(path) => config.find(path, database),
+            None if Config::default_path().exists() => {
+                config.find(&Config::default_path(), database)
+            }
+            None => Err(Failure::new(
+                Status::Usage,
+                format!(
+                    "nothing says where the replica of {} is",
+                    database.display()
+                ),
+            )
+            .hint("give its URL, or -config")),
+        }
+    }
+
     /// Opens the replica, with its layers, if it may be there and its store answers.
     pub(crate) async fn open(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
         match self.location.missing() {

@@ -19,6 +19,8 @@ pub(crate) enum Status {
     Usage,
     /// There is nothing to work on: no replica at that place, no case that matches.
     Nothing,
+    /// What was looked at could not be judged.
+    Unknown,
     /// Interrupted by SIGINT.
     Interrupted,
     /// Ended by SIGTERM.
@@ -35,6 +37,7 @@ impl Status {
             Status::Failed => 1,
             Status::Usage => 2,
             Status::Nothing => 3,
+            Status::Unknown => 4,
             Status::Interrupted => 130,
             Status::Terminated => 143,
             Status::Child(code) => code,
@@ -64,6 +67,7 @@ Exit statuses:
   1    it was tried and failed, or what was looked at is bad
   2    the command line or the configuration is wrong, or the store can't be opened
   3    there is nothing to work on: no replica at that place, no database, no case that matches
+  4    nothing tells whether the replica is good (verify)
   130  interrupted (SIGINT)
   143  ended (SIGTERM)
 

@@ -2,7 +2,8 @@
 //!
 //! A restore is planned, and then carried out: [`RestorePlan`] chooses the files, without any
 //! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
-//! again where one of them is damaged. [`check`] reads a whole replica and judges it.
+//! again where one of them is damaged. [`check`] reads a whole replica and judges it; [`verify`]
+//! restores it and compares the result with the live database.
 //!
 //! A [`Replicator`] copies what is committed to a live database, of which it reads the write-ahead
 //! log; [`wal`] tells what is in one. It does so once for each call, or, as a [`Replication`], for
@@ -15,6 +16,7 @@ mod apply;
 mod check;
 mod damage;
 mod database;
+mod drill;
 mod error;
 mod fetch;
 mod integrity;
@@ -31,6 +33,9 @@ pub mod wal;
 
 pub use check::{CheckProgress, Checked, Finding, RestorePoint, check};
 pub use damage::{Damage, Fault};
+pub use drill::{
+    Compared, Differences, Doubt, Flaw, Verdict, VerifyError, VerifyOptions, VerifyProgress, verify,
+};
 pub use error::RestoreError;
 pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};

@@ -146,7 +146,7 @@ pub async fn restore(
 }
 
 /// Writes the database into the staged file, from other files where some are damaged.
-async fn rebuild(
+pub(crate) async fn rebuild(
     client: Arc<dyn ReplicaClient>,
     options: &RestoreOptions,
     staged: &Staged,

@@ -76,10 +76,30 @@
 //! # }
 //! ```
 //!
+//! # Verify
+//!
+//! A replica is worth what a restore of it gives. [`verify`] restores it and compares the result
+//! with the live database, while that is in use:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use replica::{Verdict, VerifyOptions, verify};
+//!
+//! let client = replica::open("file:///var/backups/app")?;
+//! let options = VerifyOptions::new("/var/lib/app.db", std::env::temp_dir());
+//! match verify(client, &options, |_| ()).await? {
+//!     Verdict::Good(compared) => println!("good at transaction {}", compared.txid),
+//!     Verdict::Bad(flaw) => eprintln!("bad: {flaw}"),
+//!     Verdict::Unknown(doubt) => eprintln!("unknown: {doubt}; {}", doubt.advice()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! [`open`] takes what a person writes, [`Location`] is what it means, and [`Config`] finds the
 //! location of a database's replica in Litestream's configuration file. What they give is a
 //! [`ReplicaClient`] with the [canonical layers](stack()) around it, for [`restore`], [`plan`],
-//! [`check`], or your own use. A client of your own works as well.
+//! [`check`], [`verify`], or your own use. A client of your own works as well.
 
 mod clock;
 mod config;
@@ -98,12 +118,13 @@ pub use replica_core::{
     Level, ReplicaClient, Result, Timestamp, Timestamps, Txid, TxidRange,
 };
 pub use replica_engine::{
-    CheckProgress, Checked, Checkpoint, Checkpointed, Damage, Ended, Event, Existing, Fault,
-    Finding, Integrity, LevelSurvey, Levels, PlanError, Progress, ReplicateError, ReplicateOptions,
-    Replication, Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored,
-    Retention, SnapshotReason, Standing, Status, Survey, Synced, Target, Trouble, UpkeepError,
-    UpkeepJob, UpkeepOptions, UpkeepTrouble, Workers, check, compact, compact_to, plan, restore,
-    snapshot,
+    CheckProgress, Checked, Checkpoint, Checkpointed, Compared, Damage, Differences, Doubt, Ended,
+    Event, Existing, Fault, Finding, Flaw, Integrity, LevelSurvey, Levels, PlanError, Progress,
+    ReplicateError, ReplicateOptions, Replication, Replicator, RestoreError, RestoreOptions,
+    RestorePlan, RestorePoint, Restored, Retention, SnapshotReason, Standing, Status, Survey,
+    Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, Verdict,
+    VerifyError, VerifyOptions, VerifyProgress, Workers, check, compact, compact_to, plan, restore,
+    snapshot, verify,
 };
 pub use stack::{stack, stack_to_replicate};
 

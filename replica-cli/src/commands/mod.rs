@@ -4,6 +4,7 @@ mod bench;
 mod compact;
 mod completions;
 mod conformance;
+mod drill;
 mod inspect;
 mod ltx;
 mod man;
@@ -24,6 +25,7 @@ Examples:
   replica restore -o app.db file:///backups/app   bring a database back
   replica restore -o app.db s3://bucket/app       the same from a bucket
   replica status /backups/app                     tell what a replica holds
+  replica verify app.db file:///backups/app       restore it and compare
   replica ltx -level all /backups/app             list its files
   replica conformance                             prove the built-in stores
   replica bench s3://bucket/prefix                measure how fast a store is
@@ -56,6 +58,7 @@ pub(crate) struct Cli {
 enum Command {
     Replicate(replicate::ReplicateArgs),
     Restore(restore::RestoreArgs),
+    Verify(drill::DrillArgs),
     Ltx(ltx::LtxArgs),
     Status(status::StatusArgs),
     Snapshot(snapshot::SnapshotArgs),
@@ -73,6 +76,7 @@ impl Cli {
         match self.command {
             Command::Replicate(args) => args.run().await,
             Command::Restore(args) => args.run().await,
+            Command::Verify(args) => args.run().await,
             Command::Ltx(args) => args.run().await,
             Command::Status(args) => args.run().await,
             Command::Snapshot(args) => args.run().await,
@@ -92,6 +96,7 @@ impl Cli {
             | Command::Restore(_)
             | Command::Snapshot(_)
             | Command::Compact(_)
+            | Command::Verify(_)
             | Command::Conformance(_)
             | Command::Bench(_) => true,
             Command::Ltx(args) => args.is_verify(),
@@ -108,6 +113,7 @@ impl Cli {
         matches!(
             self.command,
             Command::Restore(_)
+                | Command::Verify(_)
                 | Command::Snapshot(_)
                 | Command::Compact(_)
                 | Command::Conformance(_)
@@ -120,6 +126,7 @@ impl Cli {
         match &self.command {
             Command::Replicate(args) => args.json,
             Command::Restore(args) => args.json,
+            Command::Verify(args) => args.json,
             Command::Ltx(args) => args.json(),
             Command::Status(args) => args.json,
             Command::Snapshot(args) => args.json,

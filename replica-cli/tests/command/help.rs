@@ -2,10 +2,11 @@
 
 use crate::replica::{folder, names, replica};
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 14] = [
     &[],
     &["replicate"],
     &["restore"],
+    &["verify"],
     &["ltx"],
     &["ltx", "inspect"],
     &["ltx", "verify"],
@@ -38,7 +39,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn long_help_lists_the_exit_statuses() {
-    for command in [&COMMANDS[..3], &COMMANDS[3..11]].concat() {
+    for command in [&COMMANDS[..3], &COMMANDS[3..12]].concat() {
         let ran = replica(command.iter().chain([&"--help"])).ended(0);
 
         assert!(ran.stdout.contains("Exit statuses:"), "{}", ran.stdout);
@@ -110,6 +111,7 @@ fn the_manual_has_a_page_for_each_command() {
             "replica-restore.1",
             "replica-snapshot.1",
             "replica-status.1",
+            "replica-verify.1",
             "replica-version.1",
             "replica.1",
         ]

@@ -16,3 +16,4 @@ mod restore;
 mod sftp;
 mod stores;
 mod upkeep;
+mod verify;

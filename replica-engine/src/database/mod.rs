@@ -112,7 +112,7 @@ impl Observed {
 impl Database {
     /// Opens the database at `path`, puts it into WAL mode and holds it.
     pub(crate) fn open(path: &Path) -> Result<Database, ReplicateError> {
-        let keeper = connect(path)?;
+        let keeper = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
         let mode: String = keeper
             .query_row("PRAGMA journal_mode=WAL", (), |row| row.get(0))
@@ -122,7 +122,32 @@ impl Database {
             return Err(ReplicateError::NotWal { path, mode });
         }
         keeper.execute_batch(TABLES).map_err(sqlite)?;
-        let worker = connect(path)?;
+        let worker = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        Database::held(path, keeper, worker)
+    }
+
+    /// Opens the database at `path` to read it, and holds it. Nothing of what writes may be called
+    /// of it, and nothing is changed by it, its tables and its journal mode neither.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Database, ReplicateError> {
+        let open = || connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let keeper = open()?;
+        let mode: String = keeper
+            .query_row("PRAGMA journal_mode", (), |row| row.get(0))
+            .map_err(|source| ReplicateError::sqlite("read", path, source))?;
+        if mode != "wal" {
+            let path = path.to_owned();
+            return Err(ReplicateError::NotWal { path, mode });
+        }
+        Database::held(path, keeper, open()?)
+    }
+
+    /// Begins to hold the database that both connections are of.
+    fn held(
+        path: &Path,
+        keeper: Connection,
+        worker: Connection,
+    ) -> Result<Database, ReplicateError> {
+        let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
         // SQLite follows links, and puts the log beside what they lead to.
         let resolved = path.canonicalize().map_err(|source| ReplicateError::Read {
             path: path.to_owned(),
@@ -149,6 +174,21 @@ impl Database {
             worker,
             holds: Cell::new(1),
         })
+    }
+
+    /// The size of the database's pages, and how many it had when the hold began.
+    pub(crate) fn size(&self) -> Result<(PageSize, u32), ReplicateError> {
+        let ask = |pragma| {
+            self.keeper
+                .connection
+                .query_row(pragma, (), |row| row.get::<_, u32>(0))
+        };
+        let size = ask("PRAGMA page_size").map_err(|source| self.failed("read", source))?;
+        let pages = ask("PRAGMA page_count").map_err(|source| self.failed("read", source))?;
+        match PageSize::new(size) {
+            Some(size) => Ok((size, pages)),
+            None => Err(self.unsteady()),
+        }
     }
 
     /// The path of the log.
@@ -556,9 +596,9 @@ impl Identity {
 /// Opens one more connection to the database at `path`, which never checkpoints of itself, neither
 /// after a commit nor when it is closed as the last one: the log then stays where it is, and
 /// whoever opens the database next goes on with it.
-fn connect(path: &Path) -> Result<Connection, ReplicateError> {
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection, ReplicateError> {
     let sqlite = |source| ReplicateError::sqlite("open", path, source);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     file::without_lookaside(&connection).map_err(sqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;

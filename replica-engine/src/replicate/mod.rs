@@ -42,8 +42,7 @@ use decide::Place;
 pub(crate) use pending::lock;
 use pending::{Failure, Pending};
 use prepare::Preparing;
-use resume::Newest;
-pub(crate) use resume::mark;
+pub(crate) use resume::{Newest, mark};
 use schedule::{Past, Schedule, due};
 
 /// How often a file is begun again because the log has changed under it, which happens once.

@@ -88,17 +88,22 @@ impl Newest {
             .map_or(self.info.created_at, |header| header.timestamp())
     }
 
-    /// Finds the file of `listed` with the last transaction: the one at the lowest level, where
-    /// there are several, and of that level the shortest.
-    pub(crate) async fn find(
-        client: &Arc<dyn ReplicaClient>,
-        listed: &[FileInfo],
-    ) -> Result<Option<Newest>, ReplicateError> {
+    /// The file of `listed` with the last transaction: the one at the lowest level, where there are
+    /// several, and of that level the shortest. Its header is not read.
+    pub(crate) fn of(listed: &[FileInfo]) -> Option<Newest> {
         let newest = listed.iter().max_by_key(|file| {
             let txids = file.id.txids;
             (txids.max(), Reverse(file.id.level), txids.min())
         });
-        let Some(&info) = newest else {
+        newest.map(|&info| Newest { info, header: None })
+    }
+
+    /// Finds that file, and reads its header.
+    pub(crate) async fn find(
+        client: &Arc<dyn ReplicaClient>,
+        listed: &[FileInfo],
+    ) -> Result<Option<Newest>, ReplicateError> {
+        let Some(Newest { info, .. }) = Newest::of(listed) else {
             return Ok(None);
         };
         let header = match info.size <= COMPARED_MAX {

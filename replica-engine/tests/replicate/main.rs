@@ -10,5 +10,6 @@ mod running;
 mod store;
 mod support;
 mod upkeep;
+mod verify;
 mod wal;
 mod workers;

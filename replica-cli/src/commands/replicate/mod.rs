@@ -171,7 +171,7 @@ struct Order {
     passed_over: Vec<PassedOver>,
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let duration = text.parse::<SignedDuration>().ok();
     duration
         .and_then(|duration| Duration::try_from(duration).ok())

@@ -1,0 +1,127 @@
+//! `replica verify`: three outcomes, and an exit status for each.
+
+use std::fs;
+
+use crate::live::{Live, sqlite};
+use crate::replica::{Ran, folder, names, replica, text};
+
+/// Verifies the replica of `live`, with a scratch folder in which nothing is left.
+fn verify(live: &Live, flags: &[&str]) -> Ran {
+    let (scratch, path, url) = (folder(), live.path(), live.url());
+    let args = ["verify", "-scratch", text(scratch.path())];
+    let ran = replica(args.iter().chain(flags).copied().chain([text(&path), &url]));
+    assert_eq!(names(scratch.path()), Vec::<String>::new());
+    ran
+}
+
+/// A database that was replicated once.
+fn replicated() -> Live {
+    let live = Live::new();
+    live.insert(50);
+    replica(live.plain_args(&["-once"])).ended(0);
+    live
+}
+
+#[test]
+fn a_good_replica_is_good_while_the_database_is_in_use() {
+    let live = Live::new();
+    let mut running = live.replicate(&[]);
+    running.wait_for("started");
+    let writer = live.writer();
+
+    let ran = verify(&live, &["-wait", "60s"]).ended(0);
+    let json = verify(&live, &["-json", "-wait", "60s"]).ended(0).json();
+
+    writer.stop();
+    assert!(ran.stdout.starts_with("good: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("byte for byte"), "{}", ran.stdout);
+    assert_eq!(
+        (&json["verdict"], &json["behind"]),
+        (&"good".into(), &0.into())
+    );
+}
+
+#[test]
+fn what_the_replica_lacks_is_told() {
+    let live = replicated();
+    live.insert(3);
+
+    let ran = verify(&live, &["-wait", "0s"]).ended(0);
+
+    assert!(ran.stdout.starts_with("good: "), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("not in the replica yet"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_bad_replica_is_status_1_and_its_bad_file_is_named() {
+    let live = replicated();
+    let file = "ltx/9/0000000000000001-0000000000000001.ltx";
+    let path = live.beside("replica").join(file);
+    let mut content = fs::read(&path).expect("the first file is a snapshot");
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&path, content).expect("it can be written");
+
+    let ran = verify(&live, &[]).ended(1);
+    let json = verify(&live, &["-json"]).ended(1).json();
+
+    assert!(ran.stdout.starts_with("bad: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("0000000000000001"), "{}", ran.stdout);
+    assert_eq!(
+        (&json["verdict"], &json["reason"]),
+        (&"bad".into(), &"damaged".into())
+    );
+}
+
+#[test]
+fn what_cannot_be_told_is_status_4_with_what_to_do() {
+    let live = replicated();
+    sqlite(
+        &live.path(),
+        "INSERT INTO t(a) VALUES('more'); PRAGMA wal_checkpoint(TRUNCATE)",
+    );
+
+    let ran = verify(&live, &["-wait", "0s"]).ended(4);
+    let json = verify(&live, &["-json", "-wait", "0s"]).ended(4).json();
+
+    assert!(ran.stdout.starts_with("unknown: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("hint: verify while"), "{}", ran.stdout);
+    assert_eq!(
+        (&json["verdict"], &json["reason"]),
+        (&"unknown".into(), &"new_log".into())
+    );
+}
+
+#[test]
+fn what_is_not_there_is_told() {
+    let live = Live::new();
+    let (path, nowhere) = (live.path(), live.beside("nowhere.db"));
+
+    let none = verify(&live, &[]).ended(3);
+    let unnamed = replica(["verify", text(&path)]).ended(2);
+    let without_config = replica(["verify", "-config", "/nowhere.yml", text(&path), "/x"]).ended(2);
+    let replicated = replicated();
+    let missing = replica(["verify", text(&nowhere), &replicated.url()]).ended(3);
+
+    assert!(none.stderr.contains("no replica at"), "{}", none.stderr);
+    assert!(
+        unnamed.stderr.contains("nothing says where"),
+        "{}",
+        unnamed.stderr
+    );
+    assert!(
+        without_config.stderr.contains("do not go together"),
+        "{}",
+        without_config.stderr
+    );
+    assert!(
+        missing.stderr.contains("there is no database at"),
+        "{}",
+        missing.stderr
+    );
+    assert!(!nowhere.exists());
+}
