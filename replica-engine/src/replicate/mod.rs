@@ -187,12 +187,10 @@ pub struct Replicator {
     recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
-    /// When it was last looked whether the latest state can be restored, and how many files this
-    /// had stored by then.
+    /// When it was last looked whether the latest state can be restored.
     surveyed: Instant,
-    surveyed_files: u64,
-    /// Whether a file may be gone that this has stored.
-    is_lacking: bool,
+    /// Whether it may not be, so that it is looked once more.
+    is_doubtful: bool,
     /// By how much the files' times go back where one was stored that nobody was told of yet.
     clock_back: Option<Duration>,
     /// The files that should be there, with their sizes, from the last one of level 0 at that look
@@ -270,8 +268,7 @@ impl Replicator {
             recycled: None,
             looked: None,
             surveyed: Instant::now(),
-            surveyed_files: 0,
-            is_lacking: false,
+            is_doubtful: false,
             clock_back: None,
             ours: (newest.iter().map(|newest| newest.info))
                 .filter(|file| file.id.level == Level::RAW)
@@ -452,6 +449,7 @@ impl Replicator {
         };
 
         self.pending = None;
+        self.is_doubtful |= self.surveyed.elapsed() >= SURVEY_AGAIN;
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         let sizes = files.iter().map(|file| (file.id, Some(file.size)));
         self.ours.extend(sizes);
@@ -562,24 +560,22 @@ impl Replicator {
         // Upkeep deletes some of them too, but not as early.
         let mut raws =
             (self.ours.iter()).filter(|(file, size)| size.is_some() && file.level == Level::RAW);
-        self.is_lacking |= raws.any(|(file, _)| listed.iter().all(|other| other.id != *file));
+        self.is_doubtful |= raws.any(|(file, _)| listed.iter().all(|other| other.id != *file));
         self.ours.retain(|file, _| {
             file.level == Level::RAW && newest.is_none_or(|newest| *file >= newest)
         });
         Ok(())
     }
 
-    /// Looks, now and then and where there is a reason to, whether the latest state can still be
+    /// Looks, where there is a reason to, whether the latest state can still be
     /// restored. Where not, files were deleted, and nothing on top of what there is could be
     /// restored either: the next file is a new start.
     async fn survey(&mut self) -> Result<(), ReplicateError> {
-        self.is_lacking |= self
+        self.is_doubtful |= self
             .known
             .as_ref()
             .is_some_and(|known| known.take_lacking());
-        let is_due =
-            self.stored.files > self.surveyed_files && self.surveyed.elapsed() >= SURVEY_AGAIN;
-        if self.last.is_none() || !(self.is_lacking || is_due) {
+        if self.last.is_none() || !self.is_doubtful {
             return Ok(());
         }
         let is_whole = async || {
@@ -596,8 +592,7 @@ impl Replicator {
             self.place = Err(SnapshotReason::Incomplete);
         }
         self.surveyed = Instant::now();
-        self.surveyed_files = self.stored.files;
-        self.is_lacking = false;
+        self.is_doubtful = false;
         Ok(())
     }
 

@@ -216,6 +216,7 @@ async fn somebody_else_who_has_just_begun_is_noticed_before_anything_is_written(
 #[tokio::test(start_paused = true)]
 async fn what_was_deleted_when_it_was_old_or_stored_in_spite_of_an_error_is_no_conflict() {
     let (mut live, replica, mut replicator) = replicating().await;
+    replica.put(file(1, 3..=3), NOW, stored(&replica, 3));
     replica.remove(raw(3));
     replica
         .on(Op::Write)
@@ -267,6 +268,7 @@ async fn what_restores_begin_with_is_missed_within_minutes() {
     let before = one_more(&mut live, &mut replicator).await;
     let lists = replica.count(Op::List);
     tokio::time::advance(5 * A_MINUTE).await;
+    one_more(&mut live, &mut replicator).await;
     let after = one_more(&mut live, &mut replicator).await;
 
     assert_eq!((before.snapshot, lists), (None, 1));

@@ -461,14 +461,15 @@ async fn a_listing_is_not_needed_as_long_as_nothing_fails() {
 
     kept.write_for(1500).await;
 
-    // The replicator itself looks for files of somebody else now and then.
+    // The replicator itself looks for files of somebody else now and then, and each ten minutes for
+    // files that are gone.
     let looked_at = [Level::RAW, Level::SNAPSHOT];
     let own = |call: &&replica_mock::Call| matches!(&call.request, replica_mock::Request::List { level, .. } if !looked_at.contains(level));
     let calls = kept.replica.calls();
     assert_eq!(
         calls.iter().filter(own).count(),
-        8,
-        "more than the one at the start"
+        8 + 2 * 8,
+        "more than the one at the start, and two by the replicator"
     );
 }
 
@@ -707,6 +708,10 @@ async fn somebody_else_is_noticed_beside_the_upkeep_and_that_is_taken_for_nobody
 async fn a_file_that_upkeep_misses_is_gone_on_without_by_a_new_start() {
     let mut kept = Kept::new(quick()).await;
     kept.write_for(60).await;
+    for _ in 0..2 {
+        kept.live.run("INSERT INTO t(a) VALUES('some')");
+        kept.sync().await;
+    }
     let gone = of_level(&kept.replica, 0);
     let gone = gone[gone.len() - 2];
     kept.replica.remove(gone);
