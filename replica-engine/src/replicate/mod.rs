@@ -250,7 +250,10 @@ impl Replicator {
             }
             Some(newest) => newest.place(&files, &database, &client).await?,
         };
-        let certain = listed.certain((options.clock)());
+        let certain = match client.capabilities().timestamp_resolution {
+            Some(_) => listed.certain((options.clock)()),
+            None => Moment::without_time(),
+        };
         Ok(Replicator {
             client,
             options,

@@ -118,6 +118,11 @@ impl Moment {
         Moment { time, at }
     }
 
+    /// Now, at no time: files are only as old as they have been known.
+    pub(crate) fn without_time() -> Moment {
+        Moment::at(Timestamp::from_millis(i64::MIN))
+    }
+
     /// The later moment `now`, at the time that has come by then at least, where it was this one
     /// before: no more has passed than the clock says that is never set. One that says less is
     /// believed.

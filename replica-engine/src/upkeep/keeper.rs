@@ -213,11 +213,18 @@ impl Keeper {
     /// Decides what to do next. A job that has failed does not keep others waiting. What the clock
     /// says is good enough to put files together, and not to delete them.
     fn next(&mut self) -> Next {
-        let now = Moment::at((self.clock)());
+        let mut now = Moment::at((self.clock)());
         let certain = self.certain.certain_at(now);
         if certain.time == now.time {
             // So that fractions of milliseconds don't add up.
             self.certain = certain;
+        }
+        if self.client.capabilities().timestamp_resolution.is_none() {
+            // The files' times mean nothing.
+            now = Moment {
+                at: now.at,
+                ..Moment::without_time()
+            };
         }
         let again = |job| self.failing.get(&job).map(|failing| failing.again);
         if self.is_doubtful {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use replica_core::{ErrorKind, FileId, Level, Op, ReplicaClient, Timestamp, Txid};
+use replica_core::{Capabilities, ErrorKind, FileId, Level, Op, ReplicaClient, Timestamp, Txid};
 use replica_engine::{
     Event, Fault, Levels, ReplicateError, ReplicateOptions, Replication, Replicator, RestorePlan,
     Retention, SnapshotReason, Synced, Target, UpkeepError, UpkeepJob, UpkeepOptions, compact,
@@ -285,7 +285,11 @@ fn kept_options(
 
 impl Kept {
     async fn new(upkeep: UpkeepOptions) -> Kept {
-        let (live, replica) = (Live::new(512), MockClient::new());
+        Kept::on(MockClient::new(), upkeep).await
+    }
+
+    async fn on(replica: MockClient, upkeep: UpkeepOptions) -> Kept {
+        let live = Live::new(512);
         let (begun, ahead) = (Instant::now(), Arc::default());
         let options = kept_options(&live, upkeep, begun, &ahead);
         let replicator = Replicator::open(shared(&replica), options).await;
@@ -439,6 +443,24 @@ async fn a_replica_stays_small_and_keeps_its_promises() {
             bytes: 1..
         }
     )));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_no_times_keeps_files_for_as_long_as_others() {
+    // It lists them as from 1970, by which all of them were old at once: what had been put together
+    // went after the grace, and each compaction led to a snapshot.
+    let store = Capabilities::FULL.with_timestamp_resolution(None);
+    let mut kept = Kept::on(MockClient::with_capabilities(store), quick()).await;
+
+    for _ in 0..12 {
+        kept.write_for(300).await;
+        kept.assert_promises(1).await;
+    }
+
+    let count = |level| of_level(&kept.replica, level).len();
+    assert!((2..=4).contains(&count(9)), "{} snapshots", count(9));
+    assert!(count(0) <= 15, "{} at level 0", count(0));
+    assert!(count(1) < 110, "{} at level 1", count(1));
 }
 
 #[tokio::test(start_paused = true)]
