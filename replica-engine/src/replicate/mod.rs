@@ -240,6 +240,8 @@ impl Replicator {
         let path = options.database.clone();
         let database = run_blocking(move || Database::open(&path)).await??;
         let database = Arc::new(Mutex::new(database));
+        // What another process has stored just before is there, and may not be listed yet.
+        sleep(client.capabilities().list_lag).await;
         let listed = upkeep::list(&*client).await?;
         let files = listed.files();
         let newest = Newest::find(&client, &files).await?;
@@ -413,7 +415,6 @@ impl Replicator {
         if self.stored.files == 0 {
             return Ok(());
         }
-        sleep(self.client.capabilities().list_lag).await;
         self.look(None).await
     }
 
@@ -524,6 +525,8 @@ impl Replicator {
     /// else is. What upkeep does is no conflict: it adds nothing to level 0, and leaves the last file
     /// there.
     async fn look(&mut self, pending: Option<&Pending>) -> Result<(), ReplicateError> {
+        // What was stored just before need not be listed yet.
+        sleep(self.client.capabilities().list_lag).await;
         let raws = self.ours.keys().filter(|file| file.level == Level::RAW);
         let from = match (raws.min(), self.last) {
             (Some(first), _) => first.txids.min(),

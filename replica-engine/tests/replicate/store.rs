@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ltx::Header;
-use replica_core::{ErrorKind, Op};
+use replica_core::{Capabilities, ErrorKind, Op};
 use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
 use replica_file::FileClient;
 use replica_mock::{MockClient, file};
+use tokio::time::sleep;
 
 use crate::support::{Live, NOW, raw, restored, stored, with_header};
 
@@ -347,4 +348,44 @@ async fn a_last_transaction_that_has_no_next_is_an_error() {
     let error = replicator.sync().await.expect_err("a sync should fail");
 
     assert!(matches!(error, ReplicateError::Exhausted { .. }), "{error}");
+}
+
+/// A store whose listings are behind by five seconds.
+fn lagging() -> MockClient {
+    let lag = Duration::from_secs(5);
+    MockClient::with_capabilities(Capabilities::FULL.with_list_lag(lag))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_listed_yet_is_gone_on_with_by_the_next_process() {
+    // It took the replica for an empty one, and wrote over what it had.
+    let (mut live, replica) = (Live::new(512), lagging());
+    let mut first = live.started(&replica).await;
+    live.sync(&mut first).await;
+    drop(first);
+
+    let mut second = live.started(&replica).await;
+    live.run("INSERT INTO t(a) VALUES('more')");
+    let synced = live.sync(&mut second).await;
+
+    assert_eq!((synced.txid.get(), synced.snapshot), (3, None));
+    sleep(Duration::from_secs(5)).await;
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_listed_yet_was_deleted_by_nobody() {
+    // A look for another writer missed the file that was stored just before it.
+    let (mut live, replica) = (Live::new(512), lagging());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+
+    for pause in [29, 2, 29, 2] {
+        sleep(Duration::from_secs(pause)).await;
+        live.run("INSERT INTO t(a) VALUES('more')");
+        live.sync(&mut replicator).await;
+    }
+
+    sleep(Duration::from_secs(5)).await;
+    live.assert_restorable(replica).await;
 }
