@@ -253,7 +253,12 @@ impl Assembly {
         }
     }
 
-    fn fault(&self, fault: impl Into<Fault>) -> Damage {
+    /// The same onto a database that has `commit` pages already.
+    pub(crate) fn onto(self, commit: u32) -> Assembly {
+        Assembly { commit, ..self }
+    }
+
+    pub(crate) fn fault(&self, fault: impl Into<Fault>) -> Damage {
         Damage::new(self.file.id, fault)
     }
 

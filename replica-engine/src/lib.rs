@@ -3,7 +3,8 @@
 //! A restore is planned, and then carried out: [`RestorePlan`] chooses the files, without any
 //! I/O, as Litestream does; [`restore`] reads and verifies them and writes the database, and plans
 //! again where one of them is damaged. [`check`] reads a whole replica and judges it; [`verify`]
-//! restores it and compares the result with the live database.
+//! restores it and compares the result with the live database. A [`Follower`] keeps a restored
+//! database up to date.
 //!
 //! A [`Replicator`] copies what is committed to a live database, of which it reads the write-ahead
 //! log; [`wal`] tells what is in one. It does so once for each call, or, as a [`Replication`], for
@@ -19,6 +20,7 @@ mod database;
 mod drill;
 mod error;
 mod fetch;
+mod follow;
 mod integrity;
 mod listing;
 mod plan;
@@ -37,6 +39,7 @@ pub use drill::{
     Compared, Differences, Doubt, Flaw, Verdict, VerifyError, VerifyOptions, VerifyProgress, verify,
 };
 pub use error::RestoreError;
+pub use follow::{FollowError, FollowOptions, Followed, Follower};
 pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;

@@ -120,17 +120,31 @@ fn is_followed(reached: Txid, newest: Option<Txid>, files: &[FileInfo]) -> bool 
 
 /// The chain of `files` from the newest snapshot, or from nothing, as far as it goes.
 fn furthest(files: &[FileInfo]) -> Vec<FileInfo> {
-    let (snapshots, mut rest): (Vec<FileInfo>, Vec<FileInfo>) =
+    let (snapshots, rest): (Vec<FileInfo>, Vec<FileInfo>) =
         (files.iter().filter(|file| can_apply(file)))
             .partition(|file| file.id.level == Level::SNAPSHOT);
-    let mut chain: Vec<FileInfo> = (snapshots.into_iter())
+    let chain: Vec<FileInfo> = (snapshots.into_iter())
         .max_by_key(|file| file.id.txids.max())
         .into_iter()
         .collect();
+    extend(chain, 0, rest)
+}
+
+/// The files of `listed` that lead on from the state after transaction `at`, as far as they go.
+/// Empty where none does.
+pub(crate) fn following(at: Txid, listed: &[FileInfo]) -> Vec<FileInfo> {
+    let is_step = |file: &&FileInfo| file.id.level != Level::SNAPSHOT;
+    let rest = listed.iter().filter(is_step).copied().collect();
+    extend(Vec::new(), at.get(), rest)
+}
+
+/// Extends `chain`, which begins with the state after transaction `start` where it is empty, by
+/// those of `rest`, as far as they go.
+fn extend(mut chain: Vec<FileInfo>, start: u64, mut rest: Vec<FileInfo>) -> Vec<FileInfo> {
     rest.sort_unstable_by_key(|file| Reverse(file.id.txids.min()));
     let mut within_reach = BinaryHeap::new();
     loop {
-        let reached = chain.last().map_or(0, |file| file.id.txids.max().get());
+        let reached = chain.last().map_or(start, |file| file.id.txids.max().get());
         while let Some(file) = rest.pop_if(|file| file.id.txids.min().get() - 1 <= reached) {
             let txids = file.id.txids;
             let preference = (

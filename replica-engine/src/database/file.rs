@@ -95,6 +95,52 @@ fn shm_lock(connection: &Connection, flags: c_int) -> Result<c_int> {
     }
 }
 
+/// Makes SQLite read the log of `connection`'s database again before anybody's next transaction, by
+/// the recovery that it has for an index which a crash has left behind.
+///
+/// Must be called while `connection` has the write lock: recovery takes that too, so nobody is at
+/// it, and nobody changes the index. A reader that is beginning finds the two copies of the index's
+/// header unequal, or neither valid, and waits for that lock. One that is reading never looks at
+/// the header again.
+pub(super) fn forget_index(connection: &Connection) -> Result<()> {
+    /// The size of the regions in which SQLite maps the index.
+    const REGION: c_int = 32_768;
+    /// That of the header's two copies, with which the first one begins.
+    const HEADERS: usize = 2 * 48;
+    let file = pointer(connection)?;
+    let mut region: *mut c_void = ptr::null_mut();
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods. `xShmMap`
+    // stores the address of the first region, which is mapped for as long as the connection is in
+    // a transaction, as the caller sees to; or a null pointer, or it fails. The region is memory
+    // that other processes write, too, so that no reference to it is made, and what is written lies
+    // within it.
+    let code = unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_shm_map = methods.and_then(|methods| methods.xShmMap);
+        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
+        let (Some(x_shm_map), Some(x_shm_barrier)) = (x_shm_map, x_shm_barrier) else {
+            return Err(misuse());
+        };
+        let region_of: *mut *mut c_void = &mut region;
+        let code = x_shm_map(file, 0, REGION, 0, region_of.cast());
+        if code == ffi::SQLITE_OK && region.is_null() {
+            return Err(misuse());
+        }
+        if code == ffi::SQLITE_OK {
+            let bytes: *mut u8 = region.cast();
+            for index in 0..HEADERS {
+                bytes.add(index).write_volatile(0);
+            }
+            x_shm_barrier(file);
+        }
+        code
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
 /// The open file of `connection`'s main database. SQLite owns it for as long as the connection is
 /// open, which it is while it is borrowed; and a connection is not `Sync`, so no other thread uses
 /// that file meanwhile.

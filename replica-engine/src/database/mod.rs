@@ -1,5 +1,6 @@
 //! A live database, held so that nobody begins its write-ahead log anew behind our back.
 
+mod apply;
 mod file;
 mod frames;
 mod keeper;
@@ -129,7 +130,12 @@ impl Database {
     /// Opens the database at `path` to read it, and holds it. Nothing of what writes may be called
     /// of it, and nothing is changed by it, its tables and its journal mode neither.
     pub(crate) fn open_to_read(path: &Path) -> Result<Database, ReplicateError> {
-        let open = || connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        Database::open_as_it_is(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    /// Opens a database that is in WAL mode already.
+    fn open_as_it_is(path: &Path, access: OpenFlags) -> Result<Database, ReplicateError> {
+        let open = || connect(path, access);
         let keeper = open()?;
         let mode: String = keeper
             .query_row("PRAGMA journal_mode", (), |row| row.get(0))

@@ -13,7 +13,7 @@ use crate::wal::{Chain, Changed, HEADER_SIZE, HeaderFault, WalHeader};
 
 /// The end of a file of the replica, in the log that it was made of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     end: Chain,
     /// How many pages the database has there.
     pages: u32,
@@ -21,7 +21,7 @@ pub(super) struct Place {
 
 /// What the database was at a place in its log, or is after all that is committed.
 #[derive(Debug)]
-pub(super) struct LiveState {
+pub(crate) struct LiveState {
     header: Result<WalHeader, HeaderFault>,
     /// How many frames of the log belong to it, and how many were committed after those.
     frames: u32,
@@ -36,7 +36,7 @@ pub(super) struct LiveState {
 impl Place {
     /// Finds the place up to which the file `newest` goes, as far as it tells and the log has had
     /// the same content up to there.
-    pub(super) fn of(
+    pub(crate) fn of(
         newest: &Newest,
         database: &Database,
     ) -> Result<Result<Place, Doubt>, ReplicateError> {
@@ -84,7 +84,7 @@ impl Place {
     }
 
     /// Whether everything is before it that was committed when the log was `observed`.
-    pub(super) fn is_behind(&self, observed: &Observed) -> bool {
+    pub(crate) fn is_behind(&self, observed: &Observed) -> bool {
         // In a log that was begun anew since, everything is.
         observed.header.as_ref() != Ok(self.end.header()) || self.end.frames() >= observed.frames
     }
@@ -102,7 +102,7 @@ fn frames_up_to(span: &WalSpan, wal: &WalHeader) -> Option<u32> {
 
 impl LiveState {
     /// What the database was at `place`; without one, what it is now.
-    pub(super) fn at(
+    pub(crate) fn at(
         place: Option<Place>,
         database: &Database,
     ) -> Result<LiveState, ReplicateError> {
@@ -150,23 +150,23 @@ impl LiveState {
         })
     }
 
-    pub(super) fn page_size(&self) -> PageSize {
+    pub(crate) fn page_size(&self) -> PageSize {
         self.page_size
     }
 
-    pub(super) fn pages(&self) -> u32 {
+    pub(crate) fn pages(&self) -> u32 {
         self.pages
     }
 
     /// How many bytes of the log were committed after it.
-    pub(super) fn behind(&self) -> u64 {
+    pub(crate) fn behind(&self) -> u64 {
         let frame_size = self.header.map_or(0, |header| header.frame_size() as u64);
         u64::from(self.behind) * frame_size
     }
 
     /// Reads the pages from `first` on. Those in the log are there, and not in the database file,
     /// where they may be written at this very moment.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         database: &Database,
         first: Pgno,
@@ -194,7 +194,7 @@ impl LiveState {
 
     /// Whether the database file has had nothing that was committed later, and the log all that
     /// this is made of, up to now.
-    pub(super) fn is_unmoved(&self, database: &Database) -> Result<bool, ReplicateError> {
+    pub(crate) fn is_unmoved(&self, database: &Database) -> Result<bool, ReplicateError> {
         let now = database.observe()?;
         Ok(match now.header == self.header {
             true => now.backfilled <= self.frames && now.frames >= self.frames,

@@ -44,7 +44,7 @@ use crate::staged::{Destination, Staged};
 use crate::{
     Damage, Existing, PlanError, Progress, ReplicateError, RestoreError, RestoreOptions, Target,
 };
-use live::LiveState;
+pub(crate) use live::LiveState;
 
 pub use verdict::{Compared, Differences, Doubt, Flaw, Verdict, VerifyError};
 

@@ -3,6 +3,7 @@
 
 mod application;
 mod checkpoint;
+mod follow;
 mod format;
 mod model;
 mod resume;

@@ -1,0 +1,453 @@
+//! A followed database is what a restore gives, for readers that never let go of it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use replica_core::{Level, Op, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid};
+use replica_engine::{
+    FollowError, FollowOptions, Follower, PlanError, Replicator, RestoreError, Target,
+    UpkeepOptions, compact, snapshot,
+};
+use replica_file::FileClient;
+use replica_mock::MockClient;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::application::{connect, run};
+use crate::support::{Live, NOW, raw, restored, stored};
+
+/// The folder of a followed database.
+struct Followed(TempDir);
+
+impl Followed {
+    fn new() -> Followed {
+        Followed(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("read.db")
+    }
+
+    async fn open(&self, client: &(impl ReplicaClient + Clone)) -> Result<Follower, FollowError> {
+        let options = FollowOptions::new(self.path());
+        Follower::open(Arc::new(client.clone()), options, |_| {}).await
+    }
+
+    async fn opened(&self, client: &(impl ReplicaClient + Clone)) -> Follower {
+        let opened = self.open(client).await;
+        opened.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What SQLite reads, byte for byte, by a process of its own: of a copy that is checkpointed.
+    fn state(&self) -> Vec<u8> {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        let path = copy.path().join("copy.db");
+        for suffix in ["", "-wal"] {
+            let [from, to] = [self.path(), path.clone()].map(|path| {
+                let mut path = path.into_os_string();
+                path.push(suffix);
+                PathBuf::from(path)
+            });
+            if from.exists() {
+                // A process that closes the database's file loses the locks of its connections.
+                let status = Command::new("cp").arg(from).arg(to).status();
+                assert!(status.expect("cp should run").success());
+            }
+        }
+        crate::application::checkpointed(&path)
+    }
+}
+
+async fn step(follower: &mut Follower) -> Option<(u64, bool)> {
+    let step = follower.step().await;
+    let step = step.unwrap_or_else(|error| panic!("{error}"));
+    step.map(|step| (step.txid.get(), step.anew))
+}
+
+async fn latest(client: &(impl ReplicaClient + Clone)) -> Vec<u8> {
+    let client: Arc<dyn ReplicaClient> = Arc::new(client.clone());
+    restored(&client, Target::Latest).await
+}
+
+fn count(reader: &Connection) -> u32 {
+    let count = reader.query_row("SELECT count(*) FROM t", (), |row| row.get(0));
+    count.expect("the table can be read")
+}
+
+#[tokio::test]
+async fn each_step_gives_what_a_restore_gives_and_readers_see_it() {
+    for page_size in [512, 4096, 65_536] {
+        let (mut live, replica) = (Live::new(page_size), MockClient::new());
+        let mut replicator = live.started(&replica).await;
+        live.sync(&mut replicator).await;
+        let followed = Followed::new();
+        let mut follower = followed.opened(&replica).await;
+        let reader = connect(&followed.path());
+        assert_eq!((step(&mut follower).await, count(&reader)), (None, 0));
+        for sql in [
+            "INSERT INTO t(b) VALUES(randomblob(9000))",
+            "INSERT INTO t(b) SELECT randomblob(3000) FROM t, t AS u, (VALUES(1), (2))",
+            "CREATE INDEX i ON t(b); UPDATE t SET a = hex(b)",
+            "DELETE FROM t WHERE id > 1; VACUUM",
+            "INSERT INTO t(a) VALUES('the last one')",
+        ] {
+            live.run(sql);
+            let txid = live.sync(&mut replicator).await.txid;
+
+            assert_eq!(step(&mut follower).await, Some((txid.get(), false)));
+
+            assert!(followed.state() == latest(&replica).await, "{sql}");
+            let application = count(live.application());
+            assert_eq!(count(&reader), application, "{sql}");
+            let check: String = reader
+                .query_row("PRAGMA integrity_check", (), |row| row.get(0))
+                .expect("it can be checked");
+            assert_eq!(check, "ok", "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_vacuums_itself_shrinks() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    live.run("PRAGMA auto_vacuum=FULL; VACUUM");
+    let mut replicator = live.started(&replica).await;
+    live.run("INSERT INTO t(b) VALUES(randomblob(200000))");
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let large = followed.state().len();
+    live.run("DELETE FROM t");
+    live.sync(&mut replicator).await;
+
+    step(&mut follower).await.expect("there is something new");
+
+    let small = followed.state();
+    assert!(small.len() < large / 4, "{} of {large}", small.len());
+    assert!(small == latest(&replica).await);
+}
+
+#[tokio::test]
+async fn a_reader_in_a_transaction_goes_on_to_see_what_it_saw() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.run("INSERT INTO t(a) VALUES('one')");
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let reader = connect(&followed.path());
+    for rows in 1..20 {
+        run(&reader, "BEGIN");
+        assert_eq!(count(&reader), rows);
+        live.run("INSERT INTO t(a, b) VALUES('more', randomblob(20000))");
+        live.sync(&mut replicator).await;
+
+        step(&mut follower).await.expect("there is something new");
+
+        assert_eq!(count(&reader), rows);
+        run(&reader, "COMMIT");
+        assert_eq!(count(&reader), rows + 1);
+    }
+}
+
+#[tokio::test]
+async fn it_goes_on_after_it_was_ended_and_a_reader_has_checkpointed() {
+    for ends in [true, false] {
+        let (mut live, replica) = (Live::new(4096), MockClient::new());
+        let mut replicator = live.started(&replica).await;
+        live.sync(&mut replicator).await;
+        let followed = Followed::new();
+        for round in 0..4 {
+            let mut follower = followed.opened(&replica).await;
+            live.run("INSERT INTO t(b) VALUES(randomblob(9000))");
+            let txid = live.sync(&mut replicator).await.txid;
+            let stepped = step(&mut follower).await;
+            assert_eq!(stepped, Some((txid.get(), false)), "round {round}");
+            match ends {
+                true => follower.close().await.expect("the folder can be written"),
+                // As if it were killed.
+                false => drop(follower),
+            }
+            // The last one to close it copies the log to the database file.
+            drop(connect(&followed.path()));
+            assert!(followed.state() == latest(&replica).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_new_costs_one_listing() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    replica.clear_calls();
+
+    assert_eq!(step(&mut follower).await, None);
+
+    assert_eq!((replica.count(Op::List), replica.calls().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn it_goes_on_from_higher_levels_or_anew_where_files_were_deleted() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let reader = connect(&followed.path());
+    for _ in 0..3 {
+        live.run("INSERT INTO t(b) VALUES(randomblob(9000))");
+        live.sync(&mut replicator).await;
+    }
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica.clone());
+    let later = Timestamp::from_millis(NOW.as_millis() + 3_600_000);
+    let all = compact(&client, &UpkeepOptions::default(), later).await;
+    assert!(!all.expect("what is there can be put together").is_empty());
+    replica.delete(&[raw(3), raw(4)]).await.expect("it works");
+
+    assert_eq!(step(&mut follower).await, Some((5, false)));
+    assert_eq!(count(&reader), 3);
+
+    live.run("INSERT INTO t(b) VALUES(randomblob(9000)); DELETE FROM t WHERE id = 1");
+    live.sync(&mut replicator).await;
+    let made = snapshot(&client).await;
+    made.expect("what is there can be put together");
+    let raws = client
+        .list_all(Level::RAW, Txid::FIRST, Timestamps::Fast)
+        .await
+        .expect("it works");
+    let raws: Vec<_> = raws.iter().map(|file| file.id).collect();
+    replica.delete(&raws).await.expect("it works");
+
+    assert_eq!(step(&mut follower).await, Some((6, true)));
+    assert_eq!(count(&reader), 3);
+    assert!(followed.state() == latest(&replica).await);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_changes_nothing() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let before = followed.state();
+    live.run("INSERT INTO t(b) VALUES(randomblob(90000))");
+    live.sync(&mut replicator).await;
+    let file = stored(&replica, 3);
+    replica.put(raw(3), NOW, file[..file.len() - 9].to_vec());
+
+    let error = follower.step().await.expect_err("a file is damaged");
+
+    assert!(error.to_string().contains(&raw(3).to_string()), "{error}");
+    assert!(!error.may_pass());
+    assert!(followed.state() == before);
+    replica.put(raw(3), NOW, file);
+    assert_eq!(step(&mut follower).await, Some((3, false)));
+    assert!(followed.state() == latest(&replica).await);
+}
+
+#[tokio::test]
+async fn it_never_goes_back_and_never_mixes() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let before = replica.snapshot();
+    live.run("INSERT INTO t(b) VALUES(1)");
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    replica.restore(&before);
+
+    let back = follower.step().await.expect_err("the replica went back");
+
+    assert!(
+        matches!(&back, FollowError::WentBack { txid, last } if txid.get() == 3 && last.get() == 2),
+        "{back}"
+    );
+    replica.delete_all().await.expect("it works");
+    let empty = follower.step().await.expect_err("nothing is there");
+    assert!(
+        matches!(
+            empty,
+            FollowError::Restore(RestoreError::Plan(PlanError::Empty))
+        ),
+        "{empty}"
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_the_followed_one_is_refused() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let (followed, other) = (Followed::new(), Followed::new());
+    run(&connect(&other.path()), "CREATE TABLE mine(a)");
+
+    let refused = other.open(&replica).await.err().expect("it is another");
+
+    assert!(
+        matches!(refused, FollowError::NotFollowed { .. }),
+        "{refused}"
+    );
+    drop(followed.opened(&replica).await);
+    run(
+        &connect(&followed.path()),
+        "CREATE TABLE mine(a); PRAGMA wal_checkpoint(TRUNCATE)",
+    );
+    let refused = followed.open(&replica).await.err().expect("it was written");
+    assert!(matches!(refused, FollowError::Changed { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn what_others_write_meanwhile_is_noticed() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    for sql in ["INSERT INTO t(b) VALUES(1)", "INSERT INTO t(b) VALUES(2)"] {
+        live.run(sql);
+        live.sync(&mut replicator).await;
+        if sql.ends_with("(2)") {
+            run(&connect(&followed.path()), "DELETE FROM t");
+            break;
+        }
+        step(&mut follower).await.expect("there is something new");
+    }
+
+    let error = follower.step().await.expect_err("somebody has written");
+
+    assert!(matches!(error, FollowError::Changed { .. }), "{error}");
+}
+
+/// Names the folder to this test's own program when it is the one to be killed.
+const FOLDER: &str = "REPLICA_ENGINE_TEST_FOLLOWED";
+const NAME: &str = "follow::a_killed_follower_leaves_one_state_or_the_next";
+/// How often it is killed.
+const KILLS: usize = 12;
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_follower_leaves_one_state_or_the_next() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return follow_until_killed(folder.into()).await;
+    }
+    let live = Live::new(1024);
+    live.run("CREATE TABLE twin(id INTEGER PRIMARY KEY, b BLOB)");
+    let store = tempfile::tempdir().expect("a temporary folder");
+    let client = FileClient::new(store.path().join("replica"));
+    let mut options = live.options();
+    options.window = Duration::from_millis(1);
+    let replicator = Replicator::open(Arc::new(client.clone()), options).await;
+    let replication = replicator.expect("it works").start();
+    replication.sync().await.expect("the store works");
+    let end = Arc::new(AtomicBool::new(false));
+    let (path, ended) = (live.path(), Arc::clone(&end));
+    // Both tables are the same after each transaction, on pages far from one another.
+    let writer = std::thread::spawn(move || {
+        let connection = connect(&path);
+        run(
+            &connection,
+            "PRAGMA busy_timeout=5000; PRAGMA synchronous=OFF",
+        );
+        for id in 0.. {
+            if ended.load(Ordering::Relaxed) {
+                return;
+            }
+            let id = id % 100;
+            run(
+                &connection,
+                &format!(
+                    "BEGIN IMMEDIATE; INSERT OR REPLACE INTO t(id, b) VALUES({id}, randomblob(3000)); \
+                     INSERT OR REPLACE INTO twin SELECT id, b FROM t WHERE id = {id}; COMMIT"
+                ),
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let database = store.path().join("read.db");
+
+    for _ in 0..KILLS {
+        let position = std::fs::read(store.path().join("read.db-follow")).ok();
+        let child = Command::new(std::env::current_exe().expect("it runs"))
+            .args(["--exact", NAME])
+            .env(FOLDER, store.path())
+            .stdout(Stdio::null())
+            .spawn();
+        let child = Killed(child.expect("it can be started"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut checks = 0;
+        // Until it has made some steps, and somewhere in the next one.
+        while checks < 20 || std::fs::read(store.path().join("read.db-follow")).ok() == position {
+            assert!(Instant::now() < deadline, "it does not follow");
+            if database.exists() {
+                assert_twins(&database);
+                checks += 1;
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        drop(child);
+        assert_twins(&database);
+    }
+
+    end.store(true, Ordering::Relaxed);
+    writer.join().expect("nothing keeps it from writing");
+    assert!(
+        replication
+            .shut_down(Duration::from_secs(30))
+            .await
+            .complete
+    );
+    let followed = Followed(store);
+    let mut follower = followed.opened(&client).await;
+    step(&mut follower).await;
+    assert_eq!(step(&mut follower).await, None);
+    assert!(followed.state() == latest(&client).await);
+}
+
+/// Reads both tables in one transaction.
+fn assert_twins(database: &std::path::Path) {
+    let reader = connect(database);
+    reader
+        .busy_timeout(Duration::from_secs(10))
+        .expect("a setting");
+    let differ: u32 = reader
+        .query_row(
+            "SELECT count(*) FROM t FULL JOIN twin USING(id) WHERE t.b IS NOT twin.b",
+            (),
+            |row| row.get(0),
+        )
+        .expect("readers meet no error");
+    assert_eq!(differ, 0);
+    let check: String = reader
+        .query_row("PRAGMA quick_check", (), |row| row.get(0))
+        .expect("readers meet no error");
+    assert_eq!(check, "ok");
+}
+
+async fn follow_until_killed(folder: PathBuf) {
+    let client = FileClient::new(folder.join("replica"));
+    let options = FollowOptions::new(folder.join("read.db"));
+    let follower = Follower::open(Arc::new(client), options, |_| {}).await;
+    let mut follower = follower.expect("it goes on");
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while Instant::now() < deadline {
+        follower.step().await.expect("it goes on");
+    }
+    panic!("nobody has killed this process");
+}
