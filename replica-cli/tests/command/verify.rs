@@ -35,10 +35,9 @@ fn a_good_replica_is_good_while_the_database_is_in_use() {
     writer.stop();
     assert!(ran.stdout.starts_with("good: "), "{}", ran.stdout);
     assert!(ran.stdout.contains("byte for byte"), "{}", ran.stdout);
-    assert_eq!(
-        (&json["verdict"], &json["behind"]),
-        (&"good".into(), &0.into())
-    );
+    assert_eq!(json["verdict"], "good");
+    // Whoever writes without a pause is ahead by what the restore took.
+    assert!(json["behind"].is_u64(), "{json}");
 }
 
 #[test]

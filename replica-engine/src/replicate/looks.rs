@@ -10,8 +10,10 @@ const SOON: Duration = Duration::from_millis(1);
 /// For how long nothing must have been committed until it is quiet.
 const QUIET: Duration = Duration::from_millis(16);
 /// How often a log is looked at where the kernel tells of each write to it: for what it does not
-/// tell, as that a checkpoint is due.
-const WATCHED: Duration = Duration::from_secs(30);
+/// tell, as that a checkpoint is due, or that whoever died while writing has left the log's index to
+/// be mended, which takes the lock that we hold. Nobody can read until then, and they wait for five
+/// seconds where they have the timeout that is common.
+const WATCHED: Duration = Duration::from_secs(3);
 
 /// Thirty years, which can be added to any time.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -114,7 +116,8 @@ mod tests {
 
         let pauses = idle(&mut looks, 18);
 
-        assert_eq!(pauses[14..], [8192, 16384, 30_000, 30_000]);
+        assert_eq!(pauses[11..14], [1024, 2048, 3000]);
+        assert_eq!(pauses[17], 3000);
     }
 
     #[tokio::test(start_paused = true)]

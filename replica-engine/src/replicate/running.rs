@@ -62,8 +62,8 @@ impl Replicator {
     /// should hardly try again by itself, for some seconds at most: an outage is told of only once a
     /// write has failed. It should give up a write that makes no progress.
     ///
-    /// On Linux the kernel tells when the log is written, and it is looked at each 30 seconds
-    /// besides; elsewhere, and where it does not, the log is looked at as often as the options say.
+    /// On Linux the kernel tells when the log is written, and it is looked at each three seconds
+    /// besides; elsewhere, and where it does not, as often as the options say.
     ///
     /// # Panics
     ///
