@@ -776,6 +776,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_not_cleared_away_when_the_connection_is_lost_is_given_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = SftpServer::start(folder.path());
+        let (connection, mut worker) = connection(&server);
+        let temporary = Leftover::Temporary("/2.tmp".to_owned());
+        let aside = Leftover::Aside {
+            from: "/1.old".to_owned(),
+            to: "/1".to_owned(),
+        };
+
+        for leftover in [&temporary, &aside] {
+            let queued = connection.clear(leftover.clone());
+            queued.expect("the connection lives");
+        }
+        server.reset_connections();
+        let mut leftovers = worker.run();
+        let late = connection.clear(temporary.clone());
+
+        leftovers.sort_by_key(|leftover| *leftover == aside);
+        assert_eq!(leftovers, [temporary.clone(), aside]);
+        assert_eq!(late, Err(temporary));
+    }
+
+    #[tokio::test]
     async fn an_old_file_goes_back_to_its_place_or_away_where_another_is() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let server = SftpServer::start(folder.path());
