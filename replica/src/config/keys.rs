@@ -310,19 +310,8 @@ fn is_word(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replicated::tests::{check_refused, config};
     use super::*;
-    use crate::{Config, Expand};
-
-    fn config(text: &str) -> Config {
-        Config::parse("replica.yml".into(), text, Expand::Nothing).expect(text)
-    }
-
-    #[track_caller]
-    fn check_refused(text: &str, message: &str) {
-        let error = config(text).replicated().expect_err(text);
-
-        assert_eq!(error.to_string(), format!("replica.yml: {message}"));
-    }
 
     #[test]
     fn a_key_that_nobody_knows_is_named_with_its_line_and_the_nearest_one() {

@@ -220,16 +220,16 @@ fn not_a_duration(name: &'static str) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Expand;
 
-    fn config(text: &str) -> Config {
+    pub(crate) fn config(text: &str) -> Config {
         Config::parse("replica.yml".into(), text, Expand::Nothing).expect(text)
     }
 
     #[track_caller]
-    fn check_refused(text: &str, message: &str) {
+    pub(crate) fn check_refused(text: &str, message: &str) {
         let error = config(text).replicated().expect_err(text);
 
         assert_eq!(error.to_string(), format!("replica.yml: {message}"));
