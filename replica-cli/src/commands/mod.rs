@@ -5,6 +5,7 @@ mod compact;
 mod completions;
 mod conformance;
 mod drill;
+mod follow;
 mod inspect;
 mod ltx;
 mod man;
@@ -107,18 +108,18 @@ impl Cli {
     }
 
     /// Whether it has something to clean up when it is interrupted. Others end at once, even
-    /// where they wait for the reader of their output, but for the one that replicates: it listens
-    /// for signals itself.
+    /// where they wait for the reader of their output, but for those that replicate and follow: they
+    /// listen for signals themselves.
     pub(crate) fn cleans_up(&self) -> bool {
-        matches!(
-            self.command,
-            Command::Restore(_)
-                | Command::Verify(_)
-                | Command::Snapshot(_)
-                | Command::Compact(_)
-                | Command::Conformance(_)
-                | Command::Bench(_)
-        )
+        match &self.command {
+            Command::Restore(args) => !args.follow,
+            Command::Verify(_)
+            | Command::Snapshot(_)
+            | Command::Compact(_)
+            | Command::Conformance(_)
+            | Command::Bench(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether errors are to be told as JSON.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use replica::{
@@ -11,6 +11,8 @@ use replica::{
 };
 use serde_json::json;
 
+use super::follow;
+use super::replicate::duration;
 use crate::output::{self, FileEntry, Table};
 use crate::progress::RestoreBar;
 use crate::source::{Source, SourceArgs};
@@ -24,7 +26,8 @@ Examples:
   replica restore -o app.db -dry-run /backups/app    which files it would take
   replica restore -o app.db s3://bucket/app
   replica restore -o app.db sftp://me@host/backups/app
-  replica restore -config replica.yml /var/lib/app.db";
+  replica restore -config replica.yml /var/lib/app.db
+  replica restore -f -o read.db s3://bucket/app      and keep it up to date";
 
 /// Restore a database from its replica
 ///
@@ -92,11 +95,24 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[arg(short, long, hide = true)]
-    follow: bool,
+    /// Keep the database up to date after that, for whoever reads it
+    ///
+    /// Others may read it meanwhile, in any way that SQLite has, and must not write to it: each
+    /// step is one transaction, for which nobody waits and nobody need open it again. Where it
+    /// stands is kept beside it, in DATABASE-follow, by which the same call goes on later. SIGINT
+    /// and SIGTERM end it between two steps, with status 0. A store that is away is tried again; a
+    /// damaged file ends it, and leaves the database as it was before.
+    #[arg(
+        short,
+        long,
+        conflicts_with_all = ["txid", "timestamp", "dry_run", "force", "if_db_not_exists"]
+    )]
+    pub(crate) follow: bool,
 
-    #[arg(long, hide = true)]
-    follow_interval: Option<String>,
+    /// How often the replica is looked at: each time is one request, and what is new is seen so
+    /// much later at most
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    follow_interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -114,12 +130,6 @@ fn txid(text: &str) -> Result<Txid, &'static str> {
 
 impl RestoreArgs {
     pub(crate) async fn run(self) -> Result<Status, Failure> {
-        if self.follow || self.follow_interval.is_some() {
-            return Err(Failure::new(
-                Status::Usage,
-                "following a replica (-f) is not there yet: this command restores once",
-            ));
-        }
         let source = self.source.resolve()?;
         let Some(output) = self.output.as_deref().or(source.database.as_deref()) else {
             return Err(Failure::new(
@@ -131,7 +141,11 @@ impl RestoreArgs {
         if self.if_db_not_exists && !self.dry_run && output.exists() {
             return self.skip(&format!("{} exists already", output.display()));
         }
-        match self.restore_or_plan(&source, output).await {
+        let done = match self.follow {
+            true => follow::run(&source, output, self.follow_interval, self.json).await,
+            false => self.restore_or_plan(&source, output).await,
+        };
+        match done {
             Err(failure) if failure.status == Status::Nothing && self.if_replica_exists => {
                 self.skip(&format!("there is no replica at {}", source.location))
             }

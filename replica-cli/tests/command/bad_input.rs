@@ -410,15 +410,6 @@ fn a_target_is_needed() {
 }
 
 #[test]
-fn following_is_not_there_yet() {
-    for flags in [&["-f"][..], &["-follow-interval", "1s"]] {
-        let ran = replica([&["restore", "-o", "x", "y"], flags].concat()).ended(2);
-
-        assert!(ran.stderr.contains("not there yet"), "{}", ran.stderr);
-    }
-}
-
-#[test]
 fn with_json_an_error_is_one_json_object_on_stderr() {
     let ran = replica(["restore", "-json", "-o", "x", "/nowhere/at/all"]).ended(3);
 

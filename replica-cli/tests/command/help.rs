@@ -47,13 +47,6 @@ fn long_help_lists_the_exit_statuses() {
 }
 
 #[test]
-fn flags_that_do_nothing_yet_are_not_shown() {
-    let ran = replica(["restore", "--help"]).ended(0);
-
-    assert!(!ran.stdout.contains("follow"), "{}", ran.stdout);
-}
-
-#[test]
 fn what_to_do_after_a_killed_replacement_is_in_the_help() {
     let ran = replica(["restore", "--help"]).ended(0);
 

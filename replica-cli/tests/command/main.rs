@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod buckets;
 mod conformance;
+mod follow;
 mod golden;
 mod help;
 mod interruption;
