@@ -1,0 +1,533 @@
+//! One run: a database, a replica of it, and everything that happens to both.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use replica_core::{ReplicaClient, Timestamp};
+use replica_engine::{
+    Checkpoint, Existing, Levels, ReplicateError, ReplicateOptions, Replication, Replicator,
+    RestoreOptions, Retention, Target, UpkeepError, UpkeepOptions, compact, restore, snapshot,
+};
+use replica_mock::{MockClient, MockStore};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::application::{Application, Copy, leaves_no_litter};
+use crate::ledger::{Ledger, number};
+use crate::line::{Fault, Line};
+use crate::runtime;
+use crate::step::{Setting, Step};
+use crate::verdict::{Verdict, holds};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The time at which every run begins.
+const BEGIN: i64 = 1_795_247_087_728;
+/// How long something may take at most that succeeds in the end.
+const LONG: Duration = Duration::from_secs(60 * 60);
+/// How many bytes of log go into one file.
+const FILE_MAX: u64 = 60_000;
+/// How long the log may be.
+const WAL_MAX: u64 = 200_000;
+
+pub(crate) struct World {
+    application: Arc<Mutex<Application>>,
+    line: Line,
+    /// The replica as it is, whatever goes wrong.
+    store: MockClient,
+    ledger: Ledger,
+    clock: Clock,
+    process: Option<Process>,
+    kept: Option<Copy>,
+    output: TempDir,
+}
+
+/// A process that replicates.
+enum Process {
+    /// Which is told each thing that it does.
+    Stepwise(Box<Replicator>),
+    Running(Replication),
+}
+
+/// The clock of the machine, which somebody may set.
+#[derive(Clone)]
+struct Clock {
+    begun: Instant,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock {
+    fn now(&self) -> Timestamp {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, at: Instant) -> Timestamp {
+        let passed = at.duration_since(self.begun).as_millis();
+        let passed = i64::try_from(passed).expect("runs are short");
+        Timestamp::from_millis(BEGIN + passed + self.ahead.load(Ordering::Relaxed))
+    }
+}
+
+/// Plays the steps, and says which promise was not kept, if any.
+pub(crate) async fn play(setting: Setting, steps: &[Step]) -> Verdict {
+    let mut world = World::new(setting);
+    for (index, step) in steps.iter().enumerate() {
+        let played = match world.play(step).await {
+            Ok(()) => world.look(),
+            Err(reason) => Err(reason),
+        };
+        played.map_err(|reason| format!("step {}, {step:?}: {reason}", index + 1))?;
+    }
+    let finished = world.finish().await;
+    finished.map_err(|reason| format!("in the end: {reason}"))
+}
+
+/// What was asked of the store in a run, in words.
+pub(crate) async fn calls(setting: Setting, steps: &[Step]) -> Vec<String> {
+    let mut world = World::new(setting);
+    for step in steps {
+        // What is wrong is told by `play`.
+        world.play(step).await.ok();
+    }
+    let calls = world.store.calls().into_iter();
+    calls
+        .map(|call| format!("{:?} {:?}", call.request, call.outcome))
+        .collect()
+}
+
+impl World {
+    fn new(setting: Setting) -> World {
+        let application = Application::new(setting.page_size, setting.autocheckpoint);
+        let application = Arc::new(Mutex::new(application));
+        let store = MockStore::with_capabilities(setting.store).client("");
+        World {
+            line: Line::new(store.clone(), Arc::clone(&application)),
+            application,
+            store,
+            ledger: Ledger::new(retention()),
+            clock: Clock {
+                begun: Instant::now(),
+                ahead: Arc::default(),
+            },
+            process: None,
+            kept: None,
+            output: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+
+    async fn play(&mut self, step: &Step) -> Verdict {
+        match step {
+            Step::Change(change) => self.application().make(change),
+            Step::Meanwhile(calls, change) => self.line.meanwhile(*calls, change.clone()),
+            Step::Read => self.application().read(),
+            Step::StopReading => self.application().stop_reading(),
+            Step::RestartApplication { is_orderly } => self.application().restart(*is_orderly),
+            Step::Start { runs } => self.start(*runs).await?,
+            Step::End => self.end().await?,
+            Step::Kill => self.kill().await,
+            Step::Doom(doom) => self.line.doom(*doom),
+            Step::Sync => self.sync().await?,
+            Step::Checkpoint(how) => self.checkpoint(*how).await?,
+            Step::CheckpointDue { quiet } => self.checkpoint_due(*quiet).await?,
+            Step::Compact => self.compact().await?,
+            Step::Snapshot => self.snapshot().await?,
+            Step::Wait(seconds) => self.wait(*seconds).await?,
+            Step::SetClock(seconds) => {
+                self.clock
+                    .ahead
+                    .fetch_add(seconds * 1000, Ordering::Relaxed);
+            }
+            Step::Fault(fault) => self.line.arm(*fault),
+            Step::Outage(seconds) => self.line.go_away(Duration::from_secs(*seconds)),
+            Step::CutPower(lost) => {
+                let copy = self.application().copy();
+                self.kill().await;
+                self.application().cut_power(&copy, *lost);
+            }
+            Step::Keep => {
+                let copy = self.application().copy();
+                self.kept = Some(copy);
+            }
+            Step::PutBack => {
+                if let Some(kept) = self.kept.clone() {
+                    self.kill().await;
+                    self.application().replace(&kept);
+                }
+            }
+            Step::PlanRestore(age) => {
+                let txid = self.ledger.newest().saturating_sub(*age).max(1);
+                self.ledger.plan(Target::Txid(number(txid)), Instant::now());
+            }
+            Step::Restore {
+                age,
+                by_time: false,
+                fault,
+            } => self.restore(*age, *fault).await?,
+            Step::Restore { age, fault, .. } => self.restore_before(*age, *fault).await?,
+        }
+        let takes_time = matches!(step, Step::Start { .. } | Step::Sync | Step::Wait(_));
+        if takes_time && self.runs() {
+            // Whatever it does at this moment comes to its end.
+            self.pass(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Looks whether every promise is kept, after each change of the store.
+    fn look(&mut self) -> Verdict {
+        let application = Arc::clone(&self.application);
+        let application = locked(&application);
+        for entry in self.line.journal() {
+            let time = self.clock.at(entry.at);
+            self.ledger.check(&application, entry, time)?;
+        }
+        leaves_no_litter(application.folder())
+    }
+
+    async fn start(&mut self, runs: bool) -> Verdict {
+        if self.process.is_some() {
+            return Ok(());
+        }
+        if self.clock.ahead.load(Ordering::Relaxed) != 0 {
+            // Nothing tells a clock that is wrong in two runs.
+            self.ledger.forgive();
+        }
+        let (path, clock) = (self.application().path(), self.clock.clone());
+        let mut options = ReplicateOptions::new(path, move || clock.now());
+        options.file_max = FILE_MAX;
+        options.wal_max = WAL_MAX;
+        options.checkpoint_pages = 30;
+        // Somebody who waits for time to pass asks for a sync first.
+        options.poll = LONG;
+        options.window = Duration::ZERO;
+        options.upkeep = Some(upkeep());
+        let opened = Replicator::open(self.client(), options);
+        match self.line.survive(opened).await {
+            None => self.bury().await,
+            Some(Ok(replicator)) => {
+                self.process = Some(match runs {
+                    true => Process::Running(replicator.start()),
+                    false => Process::Stepwise(Box::new(replicator)),
+                });
+            }
+            Some(Err(error)) => self.judge("open", &error)?,
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Verdict {
+        let asked = self.asked();
+        match self.process.take() {
+            Some(Process::Running(replication)) => {
+                let ended = replication.shut_down(LONG);
+                match self.line.survive(ended).await {
+                    None => self.bury().await,
+                    Some(ended) => {
+                        holds!(ended.complete, "it ended without all: {:?}", ended.status);
+                        let newest = self.look().map(|()| self.ledger.newest())?;
+                        self.acknowledged(newest, asked)?;
+                    }
+                }
+            }
+            process => {
+                self.process = process;
+                self.sync().await?;
+                self.kill().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn kill(&mut self) {
+        self.process = None;
+        self.bury().await;
+    }
+
+    /// Waits until nothing is left of a process that died.
+    async fn bury(&mut self) {
+        sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn sync(&mut self) -> Verdict {
+        let asked = self.asked();
+        let synced = match self.process.take() {
+            None => return Ok(()),
+            Some(Process::Stepwise(mut replicator)) => {
+                let synced = self.line.survive(replicator.sync()).await;
+                let synced = synced.map(|synced| synced.map(|synced| synced.txid.get()));
+                if synced.is_some() {
+                    self.process = Some(Process::Stepwise(replicator));
+                }
+                match synced {
+                    Some(Err(error)) => {
+                        self.judge("sync", &error)?;
+                        return Ok(());
+                    }
+                    Some(Ok(txid)) => Some(txid),
+                    None => None,
+                }
+            }
+            Some(Process::Running(replication)) => {
+                let synced = self.line.survive(timeout(LONG, replication.sync())).await;
+                if synced.is_some() {
+                    self.process = Some(Process::Running(replication));
+                }
+                match synced {
+                    Some(Ok(Ok(txid))) => Some(txid.get()),
+                    Some(Ok(Err(error))) => return Err(format!("it has ended: {error:?}")),
+                    Some(Err(_)) => return Err(String::from("it does not go on")),
+                    None => None,
+                }
+            }
+        };
+        match synced {
+            Some(txid) => {
+                self.look()?;
+                self.acknowledged(txid, asked)
+            }
+            None => {
+                self.bury().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The application's last transaction, and how often it has done something.
+    fn asked(&self) -> (u64, u64) {
+        let application = self.application();
+        (application.version(), application.actions())
+    }
+
+    /// Looks whether the replica has everything that was committed when a sync was asked for, which
+    /// is all that there is if nothing was done since.
+    fn acknowledged(&mut self, txid: u64, (version, actions): (u64, u64)) -> Verdict {
+        let application = self.application();
+        let newest = self.ledger.newest();
+        holds!(
+            txid == newest,
+            "{txid} was acknowledged, and {newest} is the last one"
+        );
+        let stored = self.ledger.version(txid)?;
+        holds!(
+            stored >= version || application.actions() != actions,
+            "what transaction {version} has left was acknowledged, and {stored} is there"
+        );
+        if application.actions() == actions {
+            let is_same = self.ledger.image(txid)? == application.image();
+            holds!(is_same, "transaction {txid} is not the database");
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, how: Checkpoint) -> Verdict {
+        let Some(Process::Stepwise(replicator)) = &mut self.process else {
+            return Ok(());
+        };
+        let done = replicator.checkpoint(how).await;
+        done.map(drop).map_err(|error| format!("{error:?}"))
+    }
+
+    async fn checkpoint_due(&mut self, quiet: bool) -> Verdict {
+        let Some(Process::Stepwise(replicator)) = &mut self.process else {
+            return Ok(());
+        };
+        let done = replicator.upkeep(quiet).await;
+        done.map(drop).map_err(|error| format!("{error:?}"))
+    }
+
+    async fn compact(&mut self) -> Verdict {
+        if self.runs() {
+            return Ok(());
+        }
+        let (client, options) = (self.client(), upkeep());
+        let work = async { compact(&client, &options, self.clock.now()).await.map(drop) };
+        let done = self.line.survive(work).await;
+        self.put_together(done).await
+    }
+
+    async fn snapshot(&mut self) -> Verdict {
+        if self.runs() {
+            return Ok(());
+        }
+        let client = self.client();
+        let work = async { snapshot(&client).await.map(drop) };
+        let done = self.line.survive(work).await;
+        self.put_together(done).await
+    }
+
+    async fn put_together(&mut self, done: Option<Result<(), UpkeepError>>) -> Verdict {
+        match done {
+            None => self.kill().await,
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let may_fail = self.line.is_troubled() || self.ledger.newest() == 0;
+                holds!(may_fail, "what was put together: {error:?}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, seconds: u64) -> Verdict {
+        self.sync_first().await?;
+        self.pass(Duration::from_secs(seconds)).await;
+        Ok(())
+    }
+
+    /// Has everything stored by a process that runs by itself, which the kernel would tell to, at
+    /// some moment that is another one each time.
+    async fn sync_first(&mut self) -> Verdict {
+        match self.runs() {
+            true => self.sync().await,
+            false => Ok(()),
+        }
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.process, Some(Process::Running(_)))
+    }
+
+    /// Lets time pass, which a process may not survive.
+    async fn pass(&mut self, span: Duration) {
+        if self.line.survive(sleep(span)).await.is_none() {
+            self.kill().await;
+        }
+    }
+
+    /// Restores a state that is so many transactions old.
+    async fn restore(&mut self, age: u64, fault: Option<Fault>) -> Verdict {
+        self.sync_first().await?;
+        let txid = self.ledger.newest().saturating_sub(age);
+        if txid == 0 {
+            return Ok(());
+        }
+        let target = match age {
+            0 => Target::Latest,
+            _ => Target::Txid(number(txid)),
+        };
+        let is_promised = self.ledger.promises(txid, Instant::now());
+        self.restored(target, txid, is_promised, fault).await
+    }
+
+    /// Restores the state just before one that is so many transactions old, by the time of that.
+    async fn restore_before(&mut self, age: u64, fault: Option<Fault>) -> Verdict {
+        self.sync_first().await?;
+        let next = self.ledger.newest().saturating_sub(age);
+        let Some(times) = self.ledger.times() else {
+            return Ok(());
+        };
+        let time = times.iter().find(|(txid, _)| *txid == next);
+        let before = |time| times.iter().rev().find(|(_, other)| *other < time);
+        let Some((time, txid)) = time.and_then(|(_, time)| Some((*time, before(*time)?.0))) else {
+            return Ok(());
+        };
+        let is_promised = [txid, next].map(|txid| self.ledger.promises(txid, Instant::now()));
+        self.restored(Target::Time(time), txid, is_promised == [true; 2], fault)
+            .await
+    }
+
+    /// Restores, and compares with `txid`, the only transaction that may come of it; and it must,
+    /// where it is promised.
+    async fn restored(
+        &self,
+        target: Target,
+        txid: u64,
+        is_promised: bool,
+        fault: Option<Fault>,
+    ) -> Verdict {
+        let path = self.output.path().join("restored.db");
+        let mut options = RestoreOptions::new(&path);
+        options.existing = Existing::Replace;
+        options.target = target;
+        let mock =
+            MockStore::with_capabilities(self.store.capabilities().with_list_lag(Duration::ZERO));
+        let mock = mock.client("");
+        mock.restore(&self.store.snapshot());
+        if let Some(fault) = fault {
+            fault.of_restore(&mock);
+        }
+        // It has a thread of its own that no clock waits for.
+        let restored = tokio::task::spawn_blocking(move || {
+            runtime().block_on(restore(Arc::new(mock), &options, |_| {}))
+        });
+        let restored = restored.await.expect("a restore does not panic");
+        match restored {
+            Err(error) => holds!(
+                !is_promised || fault.is_some(),
+                "transaction {txid} is promised: {error:?}"
+            ),
+            Ok(restored) => {
+                let came = restored.txid.get();
+                holds!(came == txid, "{txid} was asked for, and {came} came");
+                let bytes = std::fs::read(&path).expect("a restore makes a file");
+                let is_same = bytes == self.ledger.image(txid)?;
+                holds!(is_same, "transaction {txid} is another after a restore");
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is well again: whatever was committed can be restored in the end.
+    async fn finish(&mut self) -> Verdict {
+        self.line.mend();
+        self.application().stop_reading();
+        self.sync_first().await?;
+        self.pass(400 * SECOND).await;
+        self.look()?;
+        if let Some(Process::Running(replication)) = &self.process {
+            let status = replication.status();
+            let is_well = status.trouble.is_none() && status.upkeep.is_empty() && !status.ended;
+            holds!(is_well, "it has not recovered: {status:?}");
+        }
+        self.start(false).await?;
+        self.look()?;
+        holds!(self.process.is_some(), "it can't be opened");
+        let before = self.ledger.newest();
+        self.sync().await?;
+        let after = self.ledger.newest();
+        holds!(after > 0, "nothing was stored");
+        holds!(after <= before + 40, "it stored {} files", after - before);
+        self.end().await?;
+        self.look()?;
+        self.pass(10 * SECOND).await;
+        self.restore(0, None).await?;
+        let image = self.application().image();
+        let is_latest = self.ledger.image(self.ledger.newest())? == image;
+        holds!(is_latest, "the latest state is not the database");
+        Ok(())
+    }
+
+    fn judge(&mut self, what: &str, error: &ReplicateError) -> Verdict {
+        let of_store = matches!(error, ReplicateError::Store(_));
+        holds!(of_store && self.line.is_troubled(), "{what}: {error:?}");
+        Ok(())
+    }
+
+    fn client(&self) -> Arc<dyn ReplicaClient> {
+        Arc::new(self.line.clone())
+    }
+
+    fn application(&self) -> MutexGuard<'_, Application> {
+        locked(&self.application)
+    }
+}
+
+fn locked(application: &Mutex<Application>) -> MutexGuard<'_, Application> {
+    application.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn retention() -> Retention {
+    let mut retention = Retention::default();
+    retention.raw = 100 * SECOND;
+    retention.states = 2000 * SECOND;
+    retention.grace = 50 * SECOND;
+    retention
+}
+
+fn upkeep() -> UpkeepOptions {
+    let mut options = UpkeepOptions::default();
+    options.levels = Levels::new(vec![30 * SECOND, 300 * SECOND]).expect("two levels");
+    options.snapshot_interval = 900 * SECOND;
+    options.retention = Some(retention());
+    options
+}
