@@ -23,9 +23,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct LiveState {
     header: Result<WalHeader, HeaderFault>,
-    /// How many frames of the log belong to it, and how many were committed after those.
+    /// How many frames of the log belong to it.
     frames: u32,
-    behind: u32,
     page_size: PageSize,
     pages: u32,
     /// The pages that are in the log, and where.
@@ -83,10 +82,15 @@ impl Place {
         }))
     }
 
-    /// Whether everything is before it that was committed when the log was `observed`.
-    pub(crate) fn is_behind(&self, observed: &Observed) -> bool {
-        // In a log that was begun anew since, everything is.
-        observed.header.as_ref() != Ok(self.end.header()) || self.end.frames() >= observed.frames
+    /// How many bytes of the log come after it that were committed when that was `observed`. In a
+    /// log that was begun anew since, there are none.
+    pub(crate) fn lacks(&self, observed: &Observed) -> u64 {
+        let header = self.end.header();
+        let frames = match observed.header.as_ref() == Ok(header) {
+            true => observed.frames.saturating_sub(self.end.frames()),
+            false => 0,
+        };
+        u64::from(frames) * header.frame_size() as u64
     }
 }
 
@@ -120,7 +124,6 @@ impl LiveState {
                 return Ok(LiveState {
                     header,
                     frames: 0,
-                    behind: 0,
                     page_size,
                     pages,
                     in_log: None,
@@ -142,7 +145,6 @@ impl LiveState {
         Ok(LiveState {
             header: Ok(header),
             frames,
-            behind: observed.frames - frames,
             page_size: header.page_size(),
             pages,
             in_log: Some((changed, in_log)),
@@ -156,12 +158,6 @@ impl LiveState {
 
     pub(crate) fn pages(&self) -> u32 {
         self.pages
-    }
-
-    /// How many bytes of the log were committed after it.
-    pub(crate) fn behind(&self) -> u64 {
-        let frame_size = self.header.map_or(0, |header| header.frame_size() as u64);
-        u64::from(self.behind) * frame_size
     }
 
     /// Reads the pages from `first` on. Those in the log are there, and not in the database file,

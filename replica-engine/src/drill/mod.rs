@@ -181,7 +181,7 @@ impl Drill<'_> {
         let path = self.options.database.clone();
         let database = run_blocking(move || Database::open_to_read(&path)).await??;
         let database = Arc::new(Mutex::new(database));
-        let (newest, place) = self.arrive(&database).await?;
+        let (newest, place, behind) = self.arrive(&database).await?;
 
         let restored = match self.restore(&newest).await {
             Ok(restored) => restored,
@@ -211,7 +211,7 @@ impl Drill<'_> {
             created_at: header.timestamp(),
             page_size: header.page_size().get(),
             pages: header.commit(),
-            behind: live.behind(),
+            behind,
             damaged: restored.damaged,
         };
         Ok(Some(match (differences, doubt) {
@@ -225,12 +225,12 @@ impl Drill<'_> {
     }
 
     /// Waits until the replica has all that was committed when this began, or for as long as is
-    /// wanted. Returns its newest file, and the place in the log that this goes up to, if it says
-    /// so.
+    /// wanted. Returns its newest file, the place in the log that this goes up to, if it says so, and
+    /// how many bytes of the log it lacks still.
     async fn arrive(
         &self,
         database: &Arc<Mutex<Database>>,
-    ) -> Result<(Newest, Result<live::Place, Doubt>), VerifyError> {
+    ) -> Result<(Newest, Result<live::Place, Doubt>, u64), VerifyError> {
         let held = Arc::clone(database);
         let begun = run_blocking(move || lock(&held).observe()).await??;
         let files = list(&*self.client, Timestamps::Fast).await?;
@@ -248,12 +248,13 @@ impl Drill<'_> {
             let (held, at) = (Arc::clone(database), newest);
             let place = run_blocking(move || live::Place::of(&at, &lock(&held))).await??;
             let has_arrived = match &place {
-                Ok(place) => place.is_behind(&begun),
+                Ok(place) => place.lacks(&begun) == 0,
                 // Nothing was written since there was a log.
                 Err(_) => begun.frames == 0,
             };
             if has_arrived || Instant::now() + pause > deadline {
-                return Ok((newest, place));
+                let behind = place.as_ref().map_or(0, |place| place.lacks(&begun));
+                return Ok((newest, place, behind));
             }
             (self.teller)(VerifyProgress::Waiting);
             sleep(pause).await;

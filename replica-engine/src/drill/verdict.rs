@@ -33,8 +33,9 @@ pub struct Compared {
     pub page_size: u32,
     /// How many it has.
     pub pages: u32,
-    /// How many bytes of the log were committed after that, and are not in the replica yet. The
-    /// live database was compared as it was before them.
+    /// How many bytes of the log were committed after that before the verification began, and were
+    /// not in the replica for as long as it was waited for. The live database was compared as it
+    /// was before them.
     pub behind: u64,
     /// Files that could not be used, where others held the same transactions.
     pub damaged: Vec<Damage>,
