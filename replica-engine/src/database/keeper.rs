@@ -10,8 +10,8 @@ use super::file;
 
 /// How long it is waited for whoever checkpoints just now.
 const RELOCK_PAUSE: Duration = Duration::from_micros(100);
-/// How often.
-const RELOCK_TRIES: usize = 100;
+/// How often, which is a tenth of a second.
+const RELOCK_TRIES: usize = 1_000;
 
 /// A connection that has SQLite's checkpoint lock, or reads, or both.
 ///

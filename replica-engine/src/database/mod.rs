@@ -347,7 +347,14 @@ impl Database {
     /// It is called only where the log has frames that are not in the database file, or where
     /// all that are were copied: so that the log isn't begun anew before.
     pub(crate) fn backfill(&self) -> Result<Backfill, ReplicateError> {
-        self.between_locks("PRAGMA wal_checkpoint(PASSIVE)")
+        match self.between_locks("PRAGMA wal_checkpoint(PASSIVE)")? {
+            // A writer has come first, and has done it.
+            Backfill::Busy if self.keeper.has_lock() => {
+                let (frames, backfilled) = self.counts()?;
+                Ok(Backfill::Done { frames, backfilled })
+            }
+            done => Ok(done),
+        }
     }
 
     /// Sees to it that what was copied to the database file is on the disk.
@@ -374,8 +381,7 @@ impl Database {
         if !has_lock {
             return Ok(Backfill::Busy);
         }
-        self.keeper.unlock().map_err(failed)?;
-        let done = self.checkpoint(pragma);
+        let done = self.checkpoint(pragma, || self.keeper.unlock());
         let has_lock = self.keeper.relock().map_err(failed)?;
         match done? {
             // Somebody else may go on with it.
@@ -511,7 +517,7 @@ impl Database {
     /// How many frames SQLite counts in the log, and how many of them are in the database file.
     fn counts(&self) -> Result<(u32, u32), ReplicateError> {
         for tries in 0..COUNTS_MAX {
-            let counted = self.checkpoint("PRAGMA wal_checkpoint(NOOP)")?;
+            let counted = self.checkpoint("PRAGMA wal_checkpoint(NOOP)", || Ok(()))?;
             if let Backfill::Done { frames, backfilled } = counted {
                 return Ok((frames, backfilled));
             }
@@ -526,17 +532,25 @@ impl Database {
         Err(self.unsteady())
     }
 
-    fn checkpoint(&self, pragma: &str) -> Result<Backfill, ReplicateError> {
+    /// Calls `before` at the last moment: of the writers that try to checkpoint after each commit
+    /// one may come first, and then that commit takes as long as it takes.
+    fn checkpoint(
+        &self,
+        pragma: &str,
+        before: impl FnOnce() -> rusqlite::Result<()>,
+    ) -> Result<Backfill, ReplicateError> {
         // SQLite refuses that to whoever is in a transaction.
         let idle = match self.worker.is_autocommit() {
             true => &self.worker,
             false => &self.keeper.connection,
         };
-        let (busy, frames, backfilled): (bool, i64, i64) = idle
-            .query_row(pragma, (), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })
-            .map_err(|source| self.failed("checkpoint", source))?;
+        let ask = || {
+            let mut statement = idle.prepare(pragma)?;
+            before()?;
+            statement.query_row((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        };
+        let (busy, frames, backfilled): (bool, i64, i64) =
+            ask().map_err(|source| self.failed("checkpoint", source))?;
         match (u32::try_from(frames), u32::try_from(backfilled)) {
             _ if busy => Ok(Backfill::Busy),
             (Ok(frames), Ok(backfilled)) => Ok(Backfill::Done { frames, backfilled }),

@@ -9,8 +9,8 @@ use crate::wal::{Chain, Changes, WalHeader};
 
 /// What is done at most while nobody can write, for a start.
 const BOUNDS: Bounds = Bounds {
-    copied: 1024 * 1024,
-    backfilled: 1000,
+    copied: 4 * 1024 * 1024,
+    backfilled: 2000,
     backfilled_bytes: 8 * 1024 * 1024,
 };
 /// How often those are doubled: a writer that is faster than all that was tried before is kept
@@ -22,7 +22,7 @@ const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 const LOOKS_MAX: usize = 4;
 /// How often the log is copied to the database file before that: each time there is less left of
 /// what was written meanwhile.
-const PASSES_MAX: usize = 4;
+const PASSES_MAX: usize = 6;
 
 /// A way to checkpoint.
 ///
@@ -33,9 +33,9 @@ pub enum Checkpoint {
     /// In nobody's way. The log is begun anew where nobody is writing at that moment.
     Gentle,
     /// Takes the write lock for as long as it takes to copy what was written just before, at most
-    /// 1 MiB to memory, and 1,000 pages or 8 MiB to the database file, and to write that to the
-    /// disk. The log is begun anew even where somebody writes all the time; an application's long
-    /// reader still prevents it.
+    /// 4 MiB to memory, and 2,000 pages or 8 MiB to the database file, and to write that to the
+    /// disk; where that was too little, up to four times as much. The log is begun anew even where
+    /// somebody writes all the time; an application's long reader still prevents it.
     Firm,
 }
 
@@ -44,8 +44,8 @@ pub enum Checkpoint {
 pub(crate) struct Bounds {
     /// How many bytes of the log are copied to memory.
     copied: u64,
-    /// How many frames of it are copied to the database file: at first as many as SQLite itself
-    /// copies by default in the middle of a commit.
+    /// How many frames of it are copied to the database file: at first twice as many as SQLite
+    /// itself copies by default in the middle of a commit.
     backfilled: u32,
     /// How many bytes those may have.
     backfilled_bytes: u64,
@@ -164,6 +164,7 @@ impl Preparing {
         place: &Place,
         bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
+        let mut ahead = None;
         for _ in 0..PASSES_MAX {
             let Backfill::Done { .. } = database.backfill()? else {
                 return Ok(Done::of(place, &database.observe()?));
@@ -171,15 +172,15 @@ impl Preparing {
             // SQLite does that only once it has copied all of the log, which is while nobody can
             // write.
             database.sync_file()?;
+            ahead = match self.copy_ahead(database, ahead, bounds) {
+                // It was begun anew meanwhile, and holds still once nobody can write.
+                Err(ReplicateError::Unsteady { .. }) => None,
+                ahead => ahead?,
+            };
             if database.observe()?.left() <= bounds.backfilled / 4 {
                 break;
             }
         }
-        let ahead = match self.copy_ahead(database, bounds) {
-            // It was begun anew meanwhile, and holds still once nobody can write.
-            Err(ReplicateError::Unsteady { .. }) => None,
-            ahead => ahead?,
-        };
         let observed = database.observe()?;
         let lacks = |ahead: &Copied| ahead.lacks(&observed) > bounds.copied;
         if ahead.as_ref().is_some_and(lacks) || !database.lock_writers()? {
@@ -193,14 +194,14 @@ impl Preparing {
         Ok(done)
     }
 
-    /// Copies what was committed since the last sync to memory, as long as writers are not much
-    /// faster than that.
+    /// Copies what was committed since the last sync to memory, beyond what is `copied` already, as
+    /// long as writers are not much faster than that.
     fn copy_ahead(
         &self,
         database: &Database,
+        mut copied: Option<Copied>,
         bounds: Bounds,
     ) -> Result<Option<Copied>, ReplicateError> {
-        let mut copied: Option<Copied> = None;
         for _ in 0..LOOKS_MAX {
             let observed = database.observe()?;
             let Step::Append(start) = self.step(database, &observed)? else {

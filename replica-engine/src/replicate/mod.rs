@@ -81,7 +81,7 @@ pub struct ReplicateOptions {
     /// After which time that is done even where they are fewer; one minute, unless it is set.
     pub checkpoint_interval: Duration,
     /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
-    /// set. From half of it on writers are kept waiting for a few milliseconds now and then, until it
+    /// set. From a quarter on writers are kept waiting for a few milliseconds now and then, until it
     /// is begun anew; so connections of the application should have a `busy_timeout`. It grows
     /// further while the whole database is being stored, while the store is away, while an
     /// application's reader needs it, and by a transaction that is larger.

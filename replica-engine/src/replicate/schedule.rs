@@ -6,6 +6,10 @@ use super::checkpoint::Checkpoint;
 use crate::database::Observed;
 use crate::wal::WalHeader;
 
+/// From which part of what the log may be on it is begun anew though somebody writes all the time:
+/// one that writes at full speed adds as much again, and more, before that has come about.
+const FIRM_FROM: u64 = 4;
+
 /// When to checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -37,9 +41,9 @@ pub(crate) fn due(
         return None;
     }
     let frame_size = header.frame_size() as u64;
-    // Half of it is left for what is written until the log begins anew. One that was in vain is
+    // The rest is left for what is written until the log begins anew. One that was in vain is
     // followed by another at once, and by a firmer one.
-    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / 2 {
+    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / FIRM_FROM {
         return Some(Checkpoint::Firm);
     }
     let is_long = observed.frames >= schedule.pages;
@@ -111,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn the_write_lock_is_taken_where_the_log_comes_to_half_of_what_it_may_be() {
+    fn the_write_lock_is_taken_where_the_log_comes_to_a_quarter_of_what_it_may_be() {
         // 4,120 bytes each.
-        let half = 8145;
+        let quarter = 4073;
         let due = |frames| due(&SCHEDULE, &log(frames, frames), JUST_NOW, false);
 
-        assert_eq!(due(half - 1), None);
-        assert_eq!(due(half), Some(Checkpoint::Firm));
+        assert_eq!(due(quarter - 1), None);
+        assert_eq!(due(quarter), Some(Checkpoint::Firm));
     }
 
     #[test]
