@@ -69,6 +69,8 @@ pub(crate) struct Application {
     transactions: u64,
     /// How often something was done.
     actions: u64,
+    /// The log that the application has begun with.
+    durable: Vec<u8>,
 }
 
 impl Application {
@@ -97,6 +99,7 @@ impl Application {
             version: 0,
             transactions: 0,
             actions: 0,
+            durable: Vec::new(),
         };
         application.set_up();
         application.committed();
@@ -227,6 +230,10 @@ impl Application {
                 _ => copy.wal.len(),
             };
             (copy.committed, copy.synced) = (offset(frames), offset(backfilled.max(frames.min(1))));
+            if copy.wal.get(..32) == self.durable.get(..32) && copy.wal.len() >= self.durable.len()
+            {
+                copy.synced = copy.synced.max(self.durable.len());
+            }
         }
         copy
     }
@@ -258,6 +265,8 @@ impl Application {
     }
 
     fn start(&mut self) {
+        // Nobody knows any more how much of it is in the database file.
+        self.durable = fs::read(self.wal()).unwrap_or_default();
         self.connection = Some(connect(&self.path()));
         self.set_up();
     }

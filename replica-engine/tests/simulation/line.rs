@@ -123,6 +123,17 @@ pub(crate) fn any_fault() -> impl Strategy<Value = Fault> {
     })
 }
 
+/// One file that is read is another one than was stored.
+pub(crate) fn any_damage() -> impl Strategy<Value = Fault> {
+    (0u64..3, 0u64..400).prop_map(|(skip, byte)| Fault {
+        op: Op::Open,
+        skip,
+        times: 1,
+        point: Point::Within(byte),
+        effect: Effect::Flip,
+    })
+}
+
 /// When a process dies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Doom {

@@ -7,7 +7,7 @@ use replica_core::Capabilities;
 use replica_engine::Checkpoint;
 
 use crate::application::{Change, any_change};
-use crate::line::{Doom, Fault, any_doom, any_fault};
+use crate::line::{Doom, Fault, any_damage, any_doom, any_fault};
 
 /// The world in which it happens.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +89,38 @@ pub(crate) enum Step {
 }
 
 pub(crate) fn any_steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(any_step(), 4..45)
+    let single = any_step().prop_map(|step| vec![step]);
+    let some = prop_oneof![40 => single, 3 => any_turn()];
+    prop::collection::vec(some, 4..36).prop_map(|some| some.concat())
+}
+
+/// Steps that lead together to what single ones seldom do.
+fn any_turn() -> impl Strategy<Value = Vec<Step>> {
+    let begin = |runs| Step::Start { runs };
+    let changes = || prop::collection::vec(any_change().prop_map(Step::Change), 1..4);
+    let back = prop_oneof![(0usize..=100).prop_map(Step::CutPower), Just(Step::PutBack)];
+    let another_history = (back, changes(), any::<bool>())
+        .prop_map(move |(back, changes, runs)| [vec![back], changes, vec![begin(runs)]].concat());
+    let behind_our_back = (changes(), changes()).prop_map(move |(before, after)| {
+        let all = Step::Change(Change::Checkpoint("PASSIVE"));
+        let begin = begin(false);
+        [vec![Step::Kill], before, vec![all, begin], after].concat()
+    });
+    let damaged =
+        (any_damage(), changes(), any::<bool>()).prop_map(move |(damage, changes, runs)| {
+            let begin = vec![Step::Kill, Step::Fault(damage), begin(runs)];
+            [begin, changes].concat()
+        });
+    let merged = any_damage().prop_map(|damage| {
+        vec![
+            Step::Kill,
+            Step::Wait(31),
+            Step::Fault(damage),
+            Step::Compact,
+        ]
+    });
+    let turn = prop_oneof![another_history, behind_our_back, damaged, merged];
+    turn.prop_map(|steps| [vec![Step::Sync], steps, vec![Step::Sync]].concat())
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
