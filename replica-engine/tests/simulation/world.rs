@@ -140,8 +140,10 @@ impl World {
             Step::Fault(fault) => self.line.arm(*fault),
             Step::Outage(seconds) => self.line.go_away(Duration::from_secs(*seconds)),
             Step::CutPower(lost) => {
-                let copy = self.application().copy();
+                // A copy that is made while a checkpoint goes on has pages of frames that are not
+                // counted yet, and that were synced before.
                 self.kill().await;
+                let copy = self.application().copy();
                 self.application().cut_power(&copy, *lost);
             }
             Step::Keep => {
