@@ -83,6 +83,11 @@ impl Ledger {
         txid == self.newest() || self.promised.get(&txid).is_some_and(|until| *until >= now)
     }
 
+    /// Whether the state after `txid` can be restored, as it must be where it is promised.
+    pub(crate) fn has(&self, txid: u64) -> bool {
+        RestorePlan::new(Target::Txid(number(txid)), &listed(&self.files)).is_ok()
+    }
+
     /// What was promised of older states does not hold any more.
     pub(crate) fn forgive(&mut self) {
         self.promised.clear();

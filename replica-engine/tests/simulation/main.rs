@@ -22,7 +22,7 @@ use step::{Setting, Step, any_setting, any_steps};
 use verdict::Verdict;
 
 /// How many seeds are played unless somebody asks for others.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 500;
 
 #[test]
 fn every_promise_is_kept_whatever_happens() {
