@@ -105,7 +105,14 @@ pub(crate) struct RestoreArgs {
     #[arg(
         short,
         long,
-        conflicts_with_all = ["txid", "timestamp", "dry_run", "force", "if_db_not_exists"]
+        conflicts_with_all = [
+            "txid",
+            "timestamp",
+            "dry_run",
+            "force",
+            "if_db_not_exists",
+            "integrity_check"
+        ]
     )]
     pub(crate) follow: bool,
 
