@@ -20,6 +20,7 @@ struct Turns {
     all: Arc<Semaphore>,
     failing: Arc<Semaphore>,
     upkeep: Arc<Semaphore>,
+    failing_upkeep: Arc<Semaphore>,
 }
 
 /// The right to do something now, for as long as it is kept.
@@ -38,6 +39,7 @@ impl Workers {
             all: turns(count.get()),
             failing: turns(quarter),
             upkeep: turns(quarter),
+            failing_upkeep: turns(quarter.div_ceil(4)),
         }))
     }
 
@@ -52,10 +54,14 @@ impl Workers {
         }
     }
 
-    /// Waits for a turn to do a job of the upkeep.
-    pub(crate) async fn upkeep_turn(&self) -> Turn {
+    /// Waits for a turn to do a job of the upkeep, which has failed the last time or not.
+    pub(crate) async fn upkeep_turn(&self, is_failing: bool) -> Turn {
+        let failing = match is_failing {
+            true => permit(&self.0.failing_upkeep).await,
+            false => None,
+        };
         Turn {
-            _permits: [permit(&self.0.upkeep).await, None],
+            _permits: [failing, permit(&self.0.upkeep).await],
         }
     }
 }

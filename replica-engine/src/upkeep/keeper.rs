@@ -183,8 +183,8 @@ impl Keeper {
         loop {
             let mut next = self.next();
             let mut turn = None;
-            if let (Next::Work(..), Some(workers)) = (&next, &self.workers) {
-                turn = Some(workers.upkeep_turn().await);
+            if let (Next::Work(job, _), Some(workers)) = (&next, &self.workers) {
+                turn = Some(workers.upkeep_turn(self.failing.contains_key(job)).await);
                 // Much may have happened meanwhile.
                 next = self.next();
             }
