@@ -15,7 +15,7 @@ use std::time::Duration;
 use ltx::PageSize;
 use rusqlite::OpenFlags;
 
-use super::{Database, end, file};
+use super::{Database, Keeper, end, file};
 use crate::ReplicateError;
 use crate::wal::{ByteOrder, Chain, WalHeader};
 
@@ -25,7 +25,8 @@ const CHECKPOINT_FRAMES: u32 = 1000;
 impl Database {
     /// Opens the database at `path` to put pages into it. Nothing is changed by that.
     pub(crate) fn open_to_apply(path: &Path) -> Result<Database, ReplicateError> {
-        Database::open_as_it_is(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+        Database::open_as_it_is(path, flags, Keeper::new)
     }
 
     /// Opens the log to append to it, and finds its end, where `known` is where it ended before.
@@ -69,7 +70,9 @@ impl Database {
         self.let_go()?;
         let found = self.observe()?;
         self.let_go()?;
-        Ok(found.header.as_ref() == Ok(last.header()) && found.frames == last.frames())
+        // Who has checkpointed it by now may have emptied it too.
+        let is_there = found.header.as_ref() == Ok(last.header());
+        Ok(found.frames == 0 || is_there && found.frames == last.frames())
     }
 
     /// Copies the log to the database file where it has grown, as far as nobody reads it, and gives
@@ -87,12 +90,24 @@ impl Database {
         .map(drop)
     }
 
+    /// Takes the checkpoint lock too, if nobody else has it.
+    pub(crate) fn locks_checkpoints(&self) -> Result<bool, ReplicateError> {
+        let locked = self.keeper.relock();
+        locked.map_err(|source| self.failed("lock", source))
+    }
+
     /// Ends the hold, and with it the locks that keep others from writing and checkpointing, and so
     /// from reading the log again.
     pub(crate) fn let_go(&self) -> Result<(), ReplicateError> {
         let failed = |source| self.failed("unlock", source);
         self.keeper.unlock().map_err(failed)?;
         self.keeper.end().map_err(failed)?;
-        end(&self.worker).map_err(failed)
+        if !self.worker.is_autocommit() {
+            // Nothing was written by way of it, so this only ends it. To roll it back would look for
+            // what to undo, in an index that says nothing any more.
+            let ended = self.worker.execute_batch("COMMIT");
+            ended.or_else(|_| end(&self.worker)).map_err(failed)?;
+        }
+        Ok(())
     }
 }

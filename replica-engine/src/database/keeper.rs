@@ -26,6 +26,8 @@ const RELOCK_TRIES: usize = 1_000;
 pub(super) struct Keeper {
     pub(super) connection: Connection,
     has_lock: Cell<bool>,
+    /// Whether it never takes the lock.
+    only_reads: bool,
 }
 
 impl Keeper {
@@ -33,7 +35,15 @@ impl Keeper {
         Keeper {
             connection,
             has_lock: Cell::new(false),
+            only_reads: false,
         }
+    }
+
+    /// One that leaves the lock to others.
+    pub(super) fn that_reads(connection: Connection) -> Keeper {
+        let mut keeper = Keeper::new(connection);
+        keeper.only_reads = true;
+        keeper
     }
 
     pub(super) fn has_lock(&self) -> bool {
@@ -46,7 +56,7 @@ impl Keeper {
 
     /// Takes the lock, where it can be had at once, and says whether it has it now.
     pub(super) fn lock(&self) -> Result<bool> {
-        if !self.has_lock() {
+        if !self.has_lock() && !self.only_reads {
             self.has_lock.set(file::lock_checkpoints(&self.connection)?);
         }
         Ok(self.has_lock())

@@ -124,17 +124,24 @@ impl Database {
         }
         keeper.execute_batch(TABLES).map_err(sqlite)?;
         let worker = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        Database::held(path, keeper, worker)
+        Database::held(path, Keeper::new(keeper), worker)
     }
 
     /// Opens the database at `path` to read it, and holds it. Nothing of what writes may be called
     /// of it, and nothing is changed by it, its tables and its journal mode neither.
     pub(crate) fn open_to_read(path: &Path) -> Result<Database, ReplicateError> {
-        Database::open_as_it_is(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        // Who has the checkpoint lock keeps others from mending the log's index, and this one does
+        // not look often: to read is enough for it.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        Database::open_as_it_is(path, flags, Keeper::that_reads)
     }
 
     /// Opens a database that is in WAL mode already.
-    fn open_as_it_is(path: &Path, access: OpenFlags) -> Result<Database, ReplicateError> {
+    fn open_as_it_is(
+        path: &Path,
+        access: OpenFlags,
+        keep: impl FnOnce(Connection) -> Keeper,
+    ) -> Result<Database, ReplicateError> {
         let open = || connect(path, access);
         let keeper = open()?;
         let mode: String = keeper
@@ -144,15 +151,11 @@ impl Database {
             let path = path.to_owned();
             return Err(ReplicateError::NotWal { path, mode });
         }
-        Database::held(path, keeper, open()?)
+        Database::held(path, keep(keeper), open()?)
     }
 
     /// Begins to hold the database that both connections are of.
-    fn held(
-        path: &Path,
-        keeper: Connection,
-        worker: Connection,
-    ) -> Result<Database, ReplicateError> {
+    fn held(path: &Path, keeper: Keeper, worker: Connection) -> Result<Database, ReplicateError> {
         let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
         // SQLite follows links, and puts the log beside what they lead to.
         let resolved = path.canonicalize().map_err(|source| ReplicateError::Read {
@@ -165,7 +168,6 @@ impl Database {
             PathBuf::from(path)
         };
         let wal = beside("-wal");
-        let keeper = Keeper::new(keeper);
         keeper.read().map_err(sqlite)?;
         let identified = |path: PathBuf| match Identity::of(&path) {
             Ok(identity) => Ok((path, identity)),
@@ -246,6 +248,11 @@ impl Database {
         Ok(self.holds.get())
     }
 
+    /// Whether nobody else can checkpoint, or mend the log's index.
+    pub(crate) fn has_lock(&self) -> bool {
+        self.keeper.has_lock()
+    }
+
     fn is_held(&self) -> bool {
         // Where we write, nobody else does.
         self.keeper.has_lock() || self.keeper.reads() || !self.worker.is_autocommit()
@@ -307,6 +314,10 @@ impl Database {
     ///
     /// Whoever gets `true` calls [`unlock_writers`](Database::unlock_writers) soon.
     pub(crate) fn lock_writers(&mut self) -> Result<bool, ReplicateError> {
+        if !self.worker.is_autocommit() {
+            // Somebody else of us has locked them already.
+            return Ok(false);
+        }
         let eagerly = self.worker.busy_handler(Some(|tries| {
             thread::sleep(LOCK_PAUSE);
             tries < LOCK_TRIES
@@ -374,12 +385,14 @@ impl Database {
     /// Lets go of the checkpoint lock for a checkpoint, and takes it again.
     fn between_locks(&self, pragma: &str) -> Result<Backfill, ReplicateError> {
         let failed = |source| self.failed("hold", source);
-        let has_lock = self.keeper.lock().map_err(failed)?;
+        if !self.keeper.lock().map_err(failed)? {
+            // What is read keeps frames from being overwritten that may not be copied yet. To read
+            // anew instead would let somebody who checkpoints copy the newer ones too, between the
+            // end of the one and the beginning of the other.
+            return Ok(Backfill::Busy);
+        }
         if self.worker.is_autocommit() {
             self.read_anew().map_err(failed)?;
-        }
-        if !has_lock {
-            return Ok(Backfill::Busy);
         }
         let done = self.checkpoint(pragma, || self.keeper.unlock());
         let has_lock = self.keeper.relock().map_err(failed)?;
@@ -725,6 +738,34 @@ mod tests {
         assert!(observed.frames > 0 && database.is_held(), "{observed:?}");
         let written = application.execute_batch("INSERT INTO t VALUES(2)");
         written.expect("anybody may write");
+    }
+
+    /// Where somebody else checkpointed just then, a checkpoint of ours went on to read what was
+    /// committed last. All of that could be copied to the database file in between, and the log be
+    /// begun anew, before any of it was in the replica.
+    #[test]
+    fn frames_stay_where_somebody_else_has_the_lock() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (application, database) = written(&folder);
+        database.observe().expect("the log can be read");
+        database.keeper.unlock().expect("it has the lock");
+        let other = Connection::open(folder.path().join("a.db")).expect("it is a database");
+        let read = other.execute_batch("SELECT * FROM t");
+        read.expect("there is a table");
+        assert_eq!(file::lock_checkpoints(&other), Ok(true));
+        let written = application.execute_batch("INSERT INTO t VALUES(2)");
+        written.expect("anybody may write");
+
+        let done = database.backfill().expect("it is no error");
+        file::unlock_checkpoints(&other).expect("it has the lock");
+        let (frames, backfilled): (u32, u32) = application
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })
+            .expect("anybody may checkpoint now");
+
+        assert_eq!(done, Backfill::Busy);
+        assert!(backfilled < frames, "{backfilled} of {frames}");
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl FollowError {
 
 /// A database that is kept up to date with a replica, step by step.
 ///
-/// Others may read it, in any way that SQLite has, and must not write to it. It is the only one that
+/// Others may read it, in any way that SQLite has, with a `busy_timeout`, and must not write to it. It is the only one that
 /// writes; what others have written is noticed where it is still in the log.
 pub struct Follower {
     client: Arc<dyn ReplicaClient>,
@@ -269,6 +269,7 @@ impl Follower {
         let mut target = None;
         loop {
             let Some((files, anew)) = self.choose(&damaged).await? else {
+                self.keep_log_short().await?;
                 return Ok(None);
             };
             let txid = files.last().map(|file| file.id.txids.max());
@@ -372,6 +373,9 @@ impl Follower {
             Err(ReadFailure::Damaged(damage)) => return Ok(Err(damage)),
             Err(ReadFailure::Store(error)) => return Err(error.into()),
         };
+        // Whoever has read since the last step reads the database file alone, if they began after
+        // all was copied to it, and so are not in the way.
+        self.keep_log_short().await?;
         let (database, path) = (Arc::clone(&self.database), self.options.output.clone());
         let known = self.end;
         let locked = run_blocking(move || {
@@ -426,6 +430,12 @@ impl Follower {
         Ok(Ok((txid, header.timestamp())))
     }
 
+    async fn keep_log_short(&self) -> Result<(), FollowError> {
+        let database = Arc::clone(&self.database);
+        let kept = run_blocking(move || lock(&database).keep_log_short());
+        Ok(kept.await??)
+    }
+
     /// Notes that the database is at its last step for certain, so that whoever goes on with it
     /// need not make that once more.
     ///
@@ -433,7 +443,16 @@ impl Follower {
     ///
     /// [`FollowError::Position`], which is no harm.
     pub async fn close(self) -> Result<(), FollowError> {
-        keep(self.position, &self.options).await
+        let (database, position) = (Arc::clone(&self.database), self.position);
+        let path = self.options.output.clone();
+        let written = run_blocking(move || {
+            // A step that was dropped may still write its own.
+            let _database = lock(&database);
+            position.write(&path)
+        });
+        written
+            .await?
+            .map_err(|source| self.options.position(source))
     }
 }
 
@@ -468,6 +487,9 @@ fn commit(
     position: Position,
     path: &Path,
 ) -> Result<Option<Chain>, FollowError> {
+    // Whoever drops the step, and makes the next one or ends, waits for this.
+    let database = Arc::clone(&locked.0);
+    let database = lock(&database);
     position
         .write(path)
         .map_err(|source| FollowError::Position {
@@ -481,7 +503,6 @@ fn commit(
     let Some(end) = ready.commit().map_err(failed)? else {
         return Ok(None);
     };
-    let database = lock(&locked.0);
     if !database.publish(&end)? {
         let path = path.to_owned();
         return Err(FollowError::Changed { path });
@@ -495,12 +516,14 @@ struct Locked(Arc<Mutex<Database>>);
 
 impl Locked {
     fn take(database: Arc<Mutex<Database>>, path: &Path) -> Result<Locked, FollowError> {
-        let locked = Locked(database);
-        let taken = lock(&locked.0).lock_writers()?;
         let busy = || FollowError::Busy {
             path: path.to_owned(),
         };
-        taken.then_some(locked).ok_or_else(busy)
+        let taken = lock(&database).lock_writers()?;
+        let locked = taken.then(|| Locked(database)).ok_or_else(busy)?;
+        // Who checkpoints keeps others from reading the log again, which all must.
+        let has_lock = lock(&locked.0).locks_checkpoints()?;
+        has_lock.then_some(locked).ok_or_else(busy)
     }
 }
 

@@ -164,11 +164,15 @@ impl Preparing {
         place: &Place,
         bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
-        let mut ahead = None;
+        let (mut ahead, mut copied) = (None, None);
         for _ in 0..PASSES_MAX {
-            let Backfill::Done { .. } = database.backfill()? else {
+            let Backfill::Done { backfilled, .. } = database.backfill()? else {
                 return Ok(Done::of(place, &database.observe()?));
             };
+            if copied.replace(backfilled) == Some(backfilled) {
+                // Somebody who reads keeps the rest from being copied.
+                break;
+            }
             // SQLite does that only once it has copied all of the log, which is while nobody can
             // write.
             database.sync_file()?;
@@ -183,7 +187,8 @@ impl Preparing {
         }
         let observed = database.observe()?;
         let lacks = |ahead: &Copied| ahead.lacks(&observed) > bounds.copied;
-        if ahead.as_ref().is_some_and(lacks) || !database.lock_writers()? {
+        let is_vain = observed.left() > bounds.backfilled || ahead.as_ref().is_some_and(lacks);
+        if is_vain || !database.lock_writers()? {
             return Ok(Done::of(place, &database.observe()?));
         }
         let done = self.while_nobody_writes(database, place, ahead, bounds);
@@ -268,7 +273,7 @@ impl Preparing {
         Ok(Done {
             checkpointed,
             // As long as there are frames that are not in the database file, it isn't begun anew.
-            complete: has_all || is_empty || place.complete && left > 0,
+            complete: has_all || is_empty || place.complete && left > 0 && database.has_lock(),
             empty: is_empty,
             recycled: None,
             pending: pending.filter(|_| has_all),

@@ -11,8 +11,8 @@ const SOON: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_millis(16);
 /// How often a log is looked at where the kernel tells of each write to it: for what it does not
 /// tell, as that a checkpoint is due, or that whoever died while writing has left the log's index to
-/// be mended, which takes the lock that we hold. Nobody can read until then, and they wait for five
-/// seconds where they have the timeout that is common.
+/// be mended, which takes the lock that we hold. Nobody can read until then, and SQLite gives up
+/// after ten seconds.
 const WATCHED: Duration = Duration::from_secs(3);
 
 /// Thirty years, which can be added to any time.

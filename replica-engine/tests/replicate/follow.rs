@@ -178,6 +178,60 @@ async fn it_goes_on_after_it_was_ended_and_a_reader_has_checkpointed() {
     }
 }
 
+/// SQLite's index of such a log has several regions, of which a follower that begins has mapped only
+/// some when it ends its first step.
+#[tokio::test]
+async fn it_goes_on_with_a_long_log() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let reader = connect(&followed.path());
+    run(&reader, "BEGIN; SELECT count(*) FROM t");
+    for len in [12_000_000, 1] {
+        live.run(&format!("INSERT INTO t(b) VALUES(randomblob({len}))"));
+        live.sync(&mut replicator).await;
+        step(&mut follower).await.expect("there is something new");
+    }
+    drop(follower);
+    live.run("INSERT INTO t(a) VALUES('the last one')");
+    live.sync(&mut replicator).await;
+
+    let mut follower = followed.opened(&replica).await;
+    let stepped = step(&mut follower).await;
+    let seen = count(&reader);
+    drop(reader);
+
+    assert_eq!((stepped, seen), (Some((5, false)), 0));
+    assert!(followed.state() == latest(&replica).await);
+}
+
+/// Whoever was reading when a step came to its end kept the log from being emptied, each time anew.
+#[tokio::test]
+async fn the_log_stays_short_though_somebody_reads_at_each_step() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let reader = connect(&followed.path());
+    let mut largest = 0;
+    for _ in 0..12 {
+        live.run("INSERT INTO t(b) VALUES(randomblob(400000))");
+        live.sync(&mut replicator).await;
+        run(&reader, "BEGIN; SELECT count(*) FROM t");
+        step(&mut follower).await.expect("there is something new");
+        run(&reader, "COMMIT");
+        assert_eq!(step(&mut follower).await, None);
+        let wal = followed.0.path().join("read.db-wal");
+        largest = largest.max(std::fs::metadata(wal).expect("there is a log").len());
+    }
+
+    assert!(largest < 2_000_000, "{largest}");
+    assert!(followed.state() == latest(&replica).await);
+}
+
 #[tokio::test]
 async fn nothing_new_costs_one_listing() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
