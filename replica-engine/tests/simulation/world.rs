@@ -1,5 +1,7 @@
 //! One run: a database, a replica of it, and everything that happens to both.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use replica_engine::{
 };
 use replica_mock::{MockClient, MockStore};
 use tempfile::TempDir;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::application::{Application, Copy, leaves_no_litter};
@@ -25,6 +28,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const BEGIN: i64 = 1_795_247_087_728;
 /// How long something may take at most that succeeds in the end.
 const LONG: Duration = Duration::from_secs(60 * 60);
+/// In how many parts that is waited for.
+const PARTS: u32 = 60;
 /// How many bytes of log go into one file.
 const FILE_MAX: u64 = 60_000;
 /// How long the log may be.
@@ -93,6 +98,19 @@ pub(crate) async fn calls(setting: Setting, steps: &[Step]) -> Vec<String> {
     calls
         .map(|call| format!("{:?} {:?}", call.request, call.outcome))
         .collect()
+}
+
+/// Waits for an hour of the paused clock, in parts. That goes on whenever nothing is at work, and may
+/// take the moment in which a thread has ended its work and not said so yet for such a one: then it
+/// jumps to the end of a part.
+async fn patiently<T>(work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    for _ in 0..PARTS {
+        if let Ok(done) = timeout(LONG / PARTS, &mut work).await {
+            return Ok(done);
+        }
+    }
+    timeout(LONG / PARTS, work).await
 }
 
 impl World {
@@ -273,7 +291,7 @@ impl World {
                 }
             }
             Some(Process::Running(replication)) => {
-                let synced = self.line.survive(timeout(LONG, replication.sync())).await;
+                let synced = self.line.survive(patiently(replication.sync())).await;
                 if synced.is_some() {
                     self.process = Some(Process::Running(replication));
                 }
