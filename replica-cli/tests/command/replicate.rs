@@ -589,6 +589,45 @@ fn a_database_that_is_replaced_is_a_clear_end() {
     );
 }
 
+/// It ended for this database alone, the process went on with the others, and nobody noticed.
+#[test]
+fn one_of_several_databases_that_is_replaced_is_gone_on_with() {
+    let lives = [Live::new(), Live::new()];
+    let config = lives[0].beside("litestream.yml");
+    let mut lines = String::from("dbs:\n");
+    for live in &lives {
+        let (path, url) = (live.path(), live.url());
+        lines += &format!(
+            "  - path: {}\n    replica:\n      url: {url}\n",
+            path.display()
+        );
+    }
+    fs::write(&config, lines).expect("a file can be written");
+    let mut running = Running::start(["replicate", "-json", "-config", text(&config)]);
+    running.wait_for("synced");
+    running.wait_for("synced");
+    let [live, other] = &lives;
+    let copy = live.beside("copy.db");
+    replica(["restore", "-o", text(&copy), &live.url()]).ended(0);
+
+    for suffix in ["-wal", "-shm"] {
+        let mut path = live.path().into_os_string();
+        path.push(suffix);
+        fs::remove_file(path).expect("it is there while it is replicated");
+    }
+    fs::rename(&copy, live.path()).expect("a file can be renamed");
+    running.wait_for("replaced");
+    running.wait_for("synced");
+    live.insert(7);
+    other.insert(7);
+    send("INT", running.id());
+
+    running.end(0);
+    for live in &lives {
+        assert_eq!(restored(&live.url()), live.rows());
+    }
+}
+
 /// The application goes before its replica: it goes on, and the log and the exit status tell.
 #[test]
 fn a_child_goes_on_without_its_replication() {

@@ -251,28 +251,52 @@ impl Reached {
     pub(super) async fn keep(
         mut self,
         patient: bool,
+        again: bool,
         mut stops: watch::Receiver<bool>,
         deadline: Duration,
     ) -> Result<(), Failure> {
         let replicator = match self.replicator.take() {
             Some(replicator) => replicator,
-            None => match self.wait(&mut stops).await? {
-                Some(replicator) => replicator,
-                None => return Ok(()),
-            },
+            None => {
+                let message = "waiting for the database to be made";
+                let database = &self.database;
+                database.tell(LogLevel::Info, "waiting", message, json!({}));
+                match self.wait(&mut stops).await? {
+                    Some(replicator) => replicator,
+                    None => return Ok(()),
+                }
+            }
         };
-        let Reached { database, .. } = self;
-        let message = format_args!("replicating to {}", database.replica);
-        database.tell(LogLevel::Info, "started", message, json!({}));
-        let replication = replicator.start();
+        let database = &self.database;
+        let begin = |replicator: Replicator| {
+            let message = format_args!("replicating to {}", database.replica);
+            database.tell(LogLevel::Info, "started", message, json!({}));
+            replicator.start()
+        };
+        let mut replication = begin(replicator);
         let mut keeping = Keeping {
             events: replication.events(),
-            database: &database,
+            database,
             refusable: !patient,
             interrupted: false,
+            replaced: false,
             upkeep: Done::default(),
         };
-        keeping.until_stopped(&replication, &mut stops).await?;
+        while let Err(failure) = keeping.until_stopped(&replication, &mut stops).await {
+            if !(again && std::mem::take(&mut keeping.replaced)) {
+                return Err(failure);
+            }
+            let message = format_args!(
+                "the database was replaced: it is opened again, and the whole of it is stored"
+            );
+            database.tell(LogLevel::Warn, "replaced", message, json!({}));
+            drop(replication);
+            replication = match self.wait(&mut stops).await? {
+                Some(replicator) => begin(replicator),
+                None => return Err(failure),
+            };
+            keeping.events = replication.events();
+        }
         let seconds = output::time(deadline);
         let message = format_args!("storing what is committed, for {seconds} at most");
         database.tell(LogLevel::Info, "stopping", message, json!({}));
@@ -286,8 +310,6 @@ impl Reached {
         let Reached {
             database, client, ..
         } = self;
-        let message = "waiting for the database to be made";
-        database.tell(LogLevel::Info, "waiting", message, json!({}));
         let mut told = false;
         loop {
             let is_last = *stops.borrow_and_update();
@@ -328,6 +350,8 @@ struct Keeping<'a> {
     refusable: bool,
     /// Whether it was told that nothing succeeds at present.
     interrupted: bool,
+    /// Whether it has ended because another database is in the place of this one.
+    replaced: bool,
     /// What was done for the replica.
     upkeep: Done,
 }
@@ -465,7 +489,10 @@ impl Keeping<'_> {
                     json!({ "events": missed }),
                 );
             }
-            Event::Ended(Some(error)) => return Err(failed(&error, database)),
+            Event::Ended(Some(error)) => {
+                self.replaced |= matches!(*error, ReplicateError::Replaced { .. });
+                return Err(failed(&error, database));
+            }
             _ => {}
         }
         Ok(())
@@ -473,6 +500,7 @@ impl Keeping<'_> {
 
     fn note_interruption(&mut self, error: &ReplicateError) -> Result<(), Failure> {
         if error.is_lasting() {
+            self.replaced |= matches!(error, ReplicateError::Replaced { .. });
             return Err(failed(error, self.database));
         }
         if self.refusable && matches!(error, ReplicateError::Store(error) if !error.is_transient())

@@ -330,7 +330,11 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
     let patient = child.is_some();
     let mut kept: FuturesUnordered<_> = started
         .into_iter()
-        .map(|database| database.keep(patient, stops.clone(), order.shutdown_sync_timeout))
+        .map(|database| {
+            let timeout = order.shutdown_sync_timeout;
+            // Whoever looks after one database starts it again; of many nobody would notice.
+            database.keep(patient, !single, stops.clone(), timeout)
+        })
         .collect();
     // The failure that is the last word, and whether there were others, which were told.
     let (mut last, mut others) = (None, false);
