@@ -31,7 +31,8 @@ Examples:
 /// with the database as it was at the same place in its log. Nobody is kept from reading or
 /// writing the database meanwhile, and nothing is written to it or to the replica. There are three
 /// outcomes: it is good (status 0), bad (1), or that can't be told (4), with the reason and what to
-/// do. Whatever goes wrong on the way, as a store that is away, is 4 too.
+/// do. Whatever goes wrong on the way, as a store that goes away, is 4 too; a store that can't be
+/// opened is 2, and where there is nothing it is 3.
 ///
 /// It is best done while the database is being replicated: then a place to compare them at is
 /// found. The log is not begun anew meanwhile, so it grows by what is written.

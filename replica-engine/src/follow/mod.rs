@@ -2,10 +2,11 @@
 //!
 //! Each step is one transaction of SQLite's own kind: the pages of the new files are appended to the
 //! database's log, under SQLite's write lock, and the last frame ends the transaction. So readers,
-//! in any process, see the state before or after it, wait for nothing and need not open the
-//! database again; whoever dies on the way leaves one of the two; and page for page it is what a
-//! restore gives. SQLite has no interface to write pages: the backup interface writes all of them,
-//! and changes the first; `sqlite_dbpage` is not in the bundled build, and changes it too.
+//! in any process, see the state before or after it and need not open the database again. While one
+//! of them reads the log anew others find the database locked, and wait as long as they may. Whoever
+//! dies on the way leaves one of the two states; and page for page it is what a restore gives. SQLite
+//! has no interface to write pages: the backup interface writes all of them, and changes the first;
+//! `sqlite_dbpage` is not in the bundled build, and changes it too.
 //!
 //! Where the replica no longer has the files that go on from here, all of the latest state is put in
 //! as one transaction in the very same way.
