@@ -21,41 +21,6 @@ STORE = sys.argv[1]
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
 
 
-class Folder:
-    def __init__(self, work):
-        self.work = work
-
-    def fields(self, name):
-        return "      type: file\n      path: %s\n" % os.path.join(self.work, name)
-
-    def url(self, name):
-        return "file://" + os.path.join(self.work, name)
-
-
-class S3:
-    def __init__(self, work):
-        self.server = servers.SeaweedFS(os.path.join(work, "seaweedfs")).start()
-
-    def fields(self, name):
-        return ("      type: s3\n      bucket: %s\n      path: %s\n      endpoint: %s\n"
-                "      region: us-east-1\n      force-path-style: true\n"
-                % (servers.BUCKET, name, self.server.endpoint))
-
-    def url(self, name):
-        return self.server.url(name)
-
-
-class Sftp:
-    def __init__(self, work):
-        self.work, self.server = work, servers.OpenSSH(os.path.join(work, "sshd")).start()
-
-    def fields(self, name):
-        return self.server.config(os.path.join(self.work, name))
-
-    def url(self, name):
-        return self.server.url(os.path.join(self.work, name))
-
-
 def write(path, rnd, seconds):
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
     db.execute("PRAGMA page_size=%d" % rnd.choice((512, 1024, 4096, 8192)))
@@ -124,7 +89,7 @@ def main():
     rnd = random.Random(SEED)
     print("store", STORE, "seed", SEED, flush=True)
     with tempfile.TemporaryDirectory() as work:
-        store = {"folder": Folder, "s3": S3, "sftp": Sftp}[STORE](work)
+        store = servers.STORES[STORE](work)
         database, out = os.path.join(work, "app.db"), os.path.join(work, "restored.db")
         config = configured(work, "replica", database, store)
         writer = write(database, rnd, 14)

@@ -69,6 +69,25 @@ class Server:
         with open(os.path.join(self.folder, "log"), errors="replace") as log:
             return log.read()
 
+    def kill(self):
+        """Ends it and what it has started at once, as where the machine is lost."""
+        parents = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/stat" % pid) as stat:
+                    parents[int(pid)] = int(stat.read().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+        ended = [self.process.pid]
+        for each in ended:
+            ended += [pid for pid, parent in parents.items() if parent == each]
+        for pid in ended:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(20)
+
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
@@ -130,7 +149,11 @@ class SeaweedFS(Server):
 
     def tree(self, prefix):
         """The names below a prefix, as the store's own file system has them."""
-        found, folders = [], [prefix.strip("/")]
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix):
+        """The same with the size of each."""
+        found, folders = {}, [prefix.strip("/")]
         while folders:
             folder, last = folders.pop(), ""
             while True:
@@ -141,11 +164,14 @@ class SeaweedFS(Server):
                 page = json.loads(body)
                 for entry in page.get("Entries") or []:
                     path = entry["FullPath"].removeprefix("/buckets/%s/" % BUCKET)
-                    (folders if entry["Mode"] & (1 << 31) else found).append(path)
+                    if entry["Mode"] & (1 << 31):
+                        folders.append(path)
+                    else:
+                        found[path] = entry["FileSize"]
                 if not page.get("ShouldDisplayLoadMore"):
                     break
                 last = page["LastFileName"]
-        return sorted(found)
+        return found
 
     def url(self, prefix):
         return "s3://%s/%s?endpoint=%s&region=us-east-1&forcePathStyle=true" % (
@@ -198,3 +224,77 @@ class OpenSSH(Server):
         return "sftp://%s@127.0.0.1:%d%s?%s" % (self.user, self.port, urllib.parse.quote(path), urllib.parse.urlencode(
             {"key-path": self.key, "host-key": self.host_key,
              "atomic-replace": str(self.posix_rename).lower()}))
+
+
+class Folder:
+    """A folder below `work` that holds replicas by name: with `S3` and `Sftp`, where a test of several
+    stores has its replicas."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def fields(self, name):
+        """The fields of a replica in a configuration."""
+        return "      type: file\n      path: %s\n" % os.path.join(self.work, name)
+
+    def url(self, name):
+        return "file://" + os.path.join(self.work, name)
+
+    def raw(self, name):
+        """The names of the files on level 0."""
+        folder = os.path.join(self.work, name, "ltx", "0")
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+    def stored(self, name):
+        """The sizes of all files, by their paths."""
+        found = {}
+        for folder, _, names in os.walk(os.path.join(self.work, name)):
+            for path in (os.path.join(folder, each) for each in names):
+                # What is being written has another name soon, and what is old is deleted.
+                if path.endswith(".ltx") and os.path.exists(path):
+                    found[path] = os.path.getsize(path)
+        return found
+
+    def remove(self, name):
+        shutil.rmtree(os.path.join(self.work, name), ignore_errors=True)
+
+
+class S3:
+    """A bucket of SeaweedFS."""
+
+    def __init__(self, work):
+        self.server = SeaweedFS(os.path.join(work, "seaweedfs")).start()
+
+    def fields(self, name):
+        return ("      type: s3\n      bucket: %s\n      path: %s\n      endpoint: %s\n"
+                "      region: us-east-1\n      force-path-style: true\n"
+                % (BUCKET, name, self.server.endpoint))
+
+    def url(self, name):
+        return self.server.url(name)
+
+    def raw(self, name):
+        return [path.rsplit("/", 1)[1] for path in self.server.tree(name + "/0000")]
+
+    def stored(self, name):
+        return self.server.sizes(name)
+
+    def remove(self, name):
+        self.server.filer("DELETE", "/buckets/%s/%s?recursive=true" % (BUCKET, name))
+
+
+class Sftp(Folder):
+    """A folder below `work`, reached through OpenSSH."""
+
+    def __init__(self, work):
+        super().__init__(work)
+        self.server = OpenSSH(os.path.join(work, "sshd")).start()
+
+    def fields(self, name):
+        return self.server.config(os.path.join(self.work, name))
+
+    def url(self, name):
+        return self.server.url(os.path.join(self.work, name))
+
+
+STORES = {"folder": Folder, "s3": S3, "sftp": Sftp}
