@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::header::{HEADER_SIZE, Header, Trailer};
 use crate::index::put_varint;
 use crate::lz4::Compressor;
-use crate::page::{PageOrder, Pgno};
+use crate::page::{PageOrder, PageSize, Pgno};
 use crate::record::{FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
 
 /// How pages are compressed.
@@ -69,6 +69,18 @@ impl Encoder {
     /// database but the lock page. After an error the file can go on as if nothing had happened.
     pub fn page(&mut self, pgno: Pgno, page: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         self.page_from(pgno, page, &[], out)
+    }
+
+    /// Appends `pages` to `out`, as [`page`](Encoder::page) does one after another, but for the
+    /// lock page, which is left out. After an error those before the one that it names are in the
+    /// file.
+    pub fn pages(&mut self, pages: &CompressedPages, out: &mut Vec<u8>) -> Result<(), Error> {
+        for (pgno, page, block) in pages.iter() {
+            if pgno != self.header.page_size().lock_page() {
+                self.page_from(pgno, page, block, out)?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends a page of which `block`, unless it is empty, is the compressed form.
@@ -150,6 +162,63 @@ impl Encoder {
         let file = self.crc.checksum();
         out.extend(file.get().to_be_bytes());
         Ok(Trailer { post_apply, file })
+    }
+}
+
+/// Pages that follow each other in a database, compressed apart from the file that they go into.
+///
+/// Most of the time in which a file is made goes into this, so several threads may do it at once,
+/// each for a part of the pages. Memory is what the pages take, and up to as much again.
+pub struct CompressedPages {
+    page_size: PageSize,
+    first: Pgno,
+    pages: Vec<u8>,
+    /// All of them as blocks, one behind the other.
+    blocks: Vec<u8>,
+    /// Where each block ends.
+    ends: Vec<usize>,
+}
+
+impl CompressedPages {
+    /// Compresses `pages`, the first of which has the number `first`. That the last one is whole,
+    /// and that the file may have them, is looked at when they go into it.
+    pub fn new(page_size: PageSize, first: Pgno, pages: Vec<u8>) -> CompressedPages {
+        let mut compressor = Compressor::new(page_size);
+        let (mut blocks, mut ends) = (Vec::with_capacity(pages.len()), Vec::new());
+        for page in pages.chunks(page_size.bytes()) {
+            blocks.extend_from_slice(compressor.block(page));
+            ends.push(blocks.len());
+        }
+        CompressedPages {
+            page_size,
+            first,
+            pages,
+            blocks,
+            ends,
+        }
+    }
+
+    /// Each page with its number and its block.
+    fn iter(&self) -> impl Iterator<Item = (Pgno, &[u8], &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let blocks = starts
+            .zip(&self.ends)
+            .map(|(start, &end)| self.blocks.get(start..end).unwrap_or_default());
+        let pgnos = (self.first.get()..=u32::MAX).filter_map(Pgno::new);
+        pgnos
+            .zip(self.pages.chunks(self.page_size.bytes()))
+            .zip(blocks)
+            .map(|((pgno, page), block)| (pgno, page, block))
+    }
+}
+
+impl fmt::Debug for CompressedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompressedPages")
+            .field("first", &self.first)
+            .field("pages", &self.ends.len())
+            .field("bytes", &self.blocks.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -53,7 +53,7 @@ mod txid;
 
 pub use checksum::{Checksum, DatabaseChecksum};
 pub use decoder::{Decoder, Step};
-pub use encoder::{Compression, Encoder};
+pub use encoder::{CompressedPages, Compression, Encoder};
 pub use error::{CompressionFault, Error, FileKind, IndexFault, Part};
 pub use header::{HEADER_SIZE, Header, TRAILER_SIZE, Trailer, WalSpan};
 pub use index::{Index, IndexSearch};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ltx::{
-    Checksum, Compression, DatabaseChecksum, Header, PageSize, Pgno, Timestamp, Txid, TxidRange,
-    WalSpan,
+    Checksum, CompressedPages, Compression, DatabaseChecksum, Encoder, Header, PageSize, Pgno,
+    Timestamp, Txid, TxidRange, WalSpan,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -57,6 +57,27 @@ proptest! {
     }
 
     #[test]
+    fn pages_that_are_compressed_apart_make_the_same_file(
+        content in contents(),
+        compression in compressions(),
+        at_once in 1usize..5,
+    ) {
+        let whole = encode(&content, compression).unwrap();
+
+        let page_size = content.header.page_size();
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(content.header, compression, &mut file);
+        for run in runs(&content.pages, at_once) {
+            let pages = run.iter().flat_map(|(_, page)| page).copied().collect();
+            let pages = CompressedPages::new(page_size, run[0].0, pages);
+            encoder.pages(&pages, &mut file).unwrap();
+        }
+        encoder.finish(content.post_apply, &mut file).unwrap();
+
+        prop_assert_eq!(file, whole);
+    }
+
+    #[test]
     fn any_bytes_give_a_value_or_an_error(
         bytes in vec(any::<u8>(), 0..2000),
         header in headers(),
@@ -83,6 +104,13 @@ fn pieces<'f>(mut file: &'f [u8], sizes: &[usize]) -> impl Iterator<Item = &'f [
         file = rest;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+/// Pages that follow each other in the database, so many at once at most.
+fn runs(pages: &[(Pgno, Vec<u8>)], at_once: usize) -> impl Iterator<Item = &[(Pgno, Vec<u8>)]> {
+    pages
+        .chunk_by(|(before, _), (pgno, _)| before.get() + 1 == pgno.get())
+        .flat_map(move |run| run.chunks(at_once))
 }
 
 fn compressions() -> impl Strategy<Value = Compression> {

@@ -5,8 +5,8 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 use ltx::{
-    Checksum, Compression, CompressionFault, DatabaseChecksum, Encoder, Error, FileKind, Header,
-    IndexFault, PageSize, Part, WalSpan,
+    Checksum, CompressedPages, Compression, CompressionFault, DatabaseChecksum, Encoder, Error,
+    FileKind, Header, IndexFault, PageSize, Part, WalSpan,
 };
 
 use crate::file::{Content, decode, decode_pieces, encode, find_index, header, pgno};
@@ -131,6 +131,38 @@ fn the_lock_page_is_never_stored() {
             offset: 100,
         },
     );
+}
+
+#[test]
+fn the_lock_page_is_left_out_of_pages_that_were_compressed_apart() {
+    let lock = PageSize::MIN.lock_page();
+    let first = pgno(lock.get() - 1);
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(header(2, 2, u32::MAX), Compression::Blocks, &mut file);
+
+    let three = CompressedPages::new(PageSize::MIN, first, vec![7; 3 * 512]);
+    encoder.pages(&three, &mut file).unwrap();
+    encoder.finish(None, &mut file).unwrap();
+
+    let pages = decode(&file).unwrap().pages.into_iter();
+    let pgnos: Vec<_> = pages.map(|(pgno, _)| pgno.get()).collect();
+    assert_eq!(pgnos, [lock.get() - 1, lock.get() + 1]);
+}
+
+#[test]
+fn a_page_that_was_compressed_apart_is_a_whole_one() {
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(header(2, 2, 9), Compression::Blocks, &mut file);
+
+    let cut = CompressedPages::new(PageSize::MIN, pgno(1), vec![7; 512 + 511]);
+    let added = encoder.pages(&cut, &mut file);
+
+    let error = Error::PageLength {
+        pgno: pgno(2),
+        len: 511,
+        page_size: PageSize::MIN,
+    };
+    assert_eq!(added, Err(error));
 }
 
 #[test]
