@@ -79,7 +79,7 @@
 //!   until its stream ends or is dropped, and up to two chunks of 512 KiB.
 //! - `write` takes one hop for up to 1 MiB. A longer body is written in batches of 1 MiB, while the
 //!   next one is gathered. Each write costs a sync of the file and one of its folder, however small
-//!   it is, and one more for each 64 MiB on the way.
+//!   it is, and one more for each 64 MiB on the way, during which the next 64 MiB may be written.
 //!
 //! # Cancellation
 //!

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use replica_core::{Error, ErrorKind, FileId, FileInfo, Result, Timestamp};
@@ -27,8 +28,9 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// of 1 MiB take ext4 about twice as long as those of 512 KiB and less.
 const SLICE: usize = 256 << 10;
 
-/// How many bytes are written before they are brought to the disk. So a body moves at the pace of
-/// the disk, and no call has so much left to sync that it hangs for longer than others wait.
+/// How many bytes are written before they are brought to the disk, while as many more may be
+/// written. So a body moves at the pace of the disk, and no call has so much left to sync that it
+/// hangs for longer than others wait.
 const SYNC_EVERY: usize = 64 << 20;
 
 /// A temporary file that disappears unless it is published: an unfinished write leaves no trace.
@@ -41,8 +43,8 @@ pub(crate) struct Staged {
     /// The name it has, until it has been given its final one.
     temporary: Option<String>,
     /// Locked, so that nobody takes it for left over.
-    file: File,
-    /// How many bytes were written since the last sync.
+    file: Arc<File>,
+    /// How many bytes were written since the last sync was begun.
     unsynced: usize,
 }
 
@@ -76,7 +78,7 @@ impl Staged {
                 folder,
                 mode: root.file_mode,
                 temporary: Some(name),
-                file,
+                file: Arc::new(file),
                 unsynced: 0,
             };
             let taken = sys::lock(&staged.file).map_err(|error| staged.fault("lock", error))?;
@@ -105,12 +107,18 @@ impl Staged {
             caller.still_waits()?;
             sys::write_all(&self.file, slice).map_err(|error| self.fault("write", error))?;
             self.unsynced += slice.len();
-            if self.unsynced >= SYNC_EVERY {
-                sys::sync_content(&self.file).map_err(|error| self.fault("sync", error))?;
-                self.unsynced = 0;
-            }
         }
         Ok(())
+    }
+
+    /// What brings to the disk all that was written so far, where that is much.
+    pub(crate) fn sync(&mut self) -> Option<impl FnOnce() -> Result<()> + Send + use<>> {
+        if self.unsynced < SYNC_EVERY {
+            return None;
+        }
+        self.unsynced = 0;
+        let (file, path) = (Arc::clone(&self.file), self.path());
+        Some(move || sys::sync_content(&file).map_err(|error| classify("sync", &path, error)))
     }
 
     /// Makes this the file of its name, whole and on the disk, in place of any there is: unless

@@ -27,7 +27,7 @@ pub(crate) async fn write(
 ) -> Result<FileInfo> {
     let (_waiting, caller) = Caller::new();
     let mut body = body.into_stream();
-    let mut staged = None;
+    let (mut staged, mut syncing) = (None, None);
     let mut batch = gather(&mut body).await?;
     while !batch.is_last {
         let writing = {
@@ -40,17 +40,31 @@ pub(crate) async fn write(
         };
         // A full disk is told although the body stalls. The other way round the write is waited
         // for, so that nothing is left when the error of a body is returned.
-        (staged, batch) = match select(writing, pin!(gather(&mut body))).await {
-            Either::Left((written, gathering)) => (Some(written?), gathering.await?),
-            Either::Right((gathered, writing)) => (Some(writing.await?), gathered?),
+        let (mut written, gathered) = match select(writing, pin!(gather(&mut body))).await {
+            Either::Left((written, gathering)) => (written?, gathering.await?),
+            Either::Right((gathered, writing)) => (writing.await?, gathered?),
         };
+        if let Some(sync) = written.sync() {
+            finished(&mut syncing).await?;
+            syncing = Some(Work::spawn(sync));
+        }
+        (staged, batch) = (Some(written), gathered);
     }
+    finished(&mut syncing).await?;
     Work::spawn(move || {
         let mut staged = staged.map_or_else(|| Staged::create(&root, id, &caller), Ok)?;
         staged.write(&batch.pieces, &caller)?;
         staged.publish(created_at, &caller)
     })
     .await
+}
+
+/// Waits for the sync that was begun last, if there is one.
+async fn finished(syncing: &mut Option<Work<()>>) -> Result<()> {
+    match syncing.take() {
+        Some(sync) => sync.await,
+        None => Ok(()),
+    }
 }
 
 struct Batch {
