@@ -1,18 +1,20 @@
 //! A file of a replica that is to be stored: what is in it, and how its bytes come about.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use bytes::Bytes;
 use futures::stream;
-use ltx::{Compression, Encoder, Header, Pgno, Txid, TxidRange};
+use ltx::{CompressedPages, Compression, Encoder, Header, Pgno, Txid, TxidRange};
 use replica_core::{Body, ByteStream, Error, ErrorKind, FileId, Level};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::decide::SnapshotReason;
 use crate::ReplicateError;
 use crate::database::{Database, Frames};
-use crate::restore::{joined, run_blocking};
+use crate::restore::joined;
 use crate::wal::{Changed, ChangedPage};
 
 /// Up to how many bytes of pages a file is made in memory, which gives it a length that a store
@@ -20,8 +22,13 @@ use crate::wal::{Changed, ChangedPage};
 const IN_MEMORY_MAX: u64 = 4 * 1024 * 1024;
 /// How many bytes of a larger file are handed on at a time, while the next ones are being made.
 const CHUNK_SIZE: usize = 512 * 1024;
-/// How many bytes of the database file are read at a time.
+/// How many bytes of the database file are read and compressed at a time.
 const BLOCK_SIZE: usize = 256 * 1024;
+/// How many blocks more are begun than there are processors, so that none of these has to wait for
+/// who stores.
+const SPARE: usize = 2;
+/// How many blocks are begun at most.
+const BLOCKS_MAX: usize = 6;
 
 /// One file that is to be stored, which has the same bytes however often they are asked for.
 #[derive(Clone, Debug)]
@@ -114,19 +121,15 @@ impl Pending {
             failure: Arc::clone(failure),
         };
         if pages * u64::from(self.header.page_size().get()) <= IN_MEMORY_MAX {
-            let made = run_blocking(move || {
-                let mut whole = Vec::new();
-                let mut rest = Some(making.begin());
-                while let Some(maker) = rest {
-                    let (piece, further) = maker.piece()?;
-                    whole.extend(piece);
-                    rest = further;
-                }
-                Ok::<_, ReplicateError>(whole)
-            });
-            let made = made.await??;
+            let mut whole = Vec::new();
+            let mut rest = Some(making.begin());
+            while let Some(made) = rest {
+                let (piece, further) = made.next().await??;
+                whole.extend(piece);
+                rest = further;
+            }
             self.handed_on.store(true, Ordering::Relaxed);
-            return Ok(made.into());
+            return Ok(whole.into());
         }
         Ok(Body::reopenable(None, move || {
             let stream = making.clone().stream();
@@ -144,15 +147,14 @@ struct Making {
 }
 
 impl Making {
-    /// The file's bytes, each piece made on a blocking thread while the one before is being stored.
+    /// The file's bytes, each piece made on blocking threads while the one before is being stored.
     /// A store that pauses holds no thread: others may need it to go on.
     fn stream(self) -> ByteStream {
         let (handed_on, failure) = (
             Arc::clone(&self.pending.handed_on),
             Arc::clone(&self.failure),
         );
-        let made = Made::Resting(Box::new(self.begin()));
-        Box::pin(stream::try_unfold(Some(made), move |made| {
+        Box::pin(stream::try_unfold(Some(self.begin()), move |made| {
             let (handed_on, failure) = (Arc::clone(&handed_on), Arc::clone(&failure));
             async move {
                 let Some(made) = made else {
@@ -173,53 +175,58 @@ impl Making {
         }))
     }
 
-    fn begin(self) -> Maker {
+    fn begin(self) -> Made {
         let mut out = Vec::new();
-        let header = self.pending.header;
-        Maker {
-            encoder: Encoder::new(header, Compression::Blocks, &mut out),
-            out,
-            frame: vec![0; self.pending.changed.end().header().frame_size()],
-            block: Vec::new(),
-            changed: 0,
-            pages: 0,
-            making: self,
+        let encoder = Encoder::new(self.pending.header, Compression::Blocks, &mut out);
+        match self.pending.contents {
+            Contents::Changes => Made::Resting(Box::new(Changes {
+                encoder,
+                out,
+                frame: self.room_for_a_frame(),
+                changed: 0,
+                making: self,
+            })),
+            Contents::Everything(_) => Made::Everything(Box::new(Everything {
+                encoder,
+                out,
+                blocks: VecDeque::new(),
+                ahead: thread::available_parallelism()
+                    .map_or(1, |processors| processors.get())
+                    .saturating_add(SPARE)
+                    .min(BLOCKS_MAX),
+                begun: 0,
+                making: self,
+            })),
         }
+    }
+
+    fn room_for_a_frame(&self) -> Vec<u8> {
+        vec![0; self.pending.changed.end().header().frame_size()]
     }
 }
 
-/// A file of which a part is made. It is moved from one blocking thread to the next.
-struct Maker {
+/// A file of what has changed, of which a part is made. It is moved from one blocking thread to the
+/// next.
+struct Changes {
     making: Making,
     encoder: Encoder,
     /// What was made, and not handed on yet.
     out: Vec<u8>,
     /// Room for one frame.
     frame: Vec<u8>,
-    /// Room for some pages of the database file.
-    block: Vec<u8>,
     /// How many of the changed pages are in it.
     changed: usize,
-    /// How many pages of the database, where it has all of them.
-    pages: u32,
 }
 
-impl Maker {
+impl Changes {
     /// Makes the next piece, and what makes the rest, where that is not the last one.
-    fn piece(mut self) -> Result<(Bytes, Option<Maker>), ReplicateError> {
+    fn piece(mut self) -> Piece<Changes> {
         while self.out.len() < CHUNK_SIZE {
-            let goes_on = match self.making.pending.contents {
-                Contents::Changes => self.change()?,
-                Contents::Everything(_) => self.block()?,
-            };
-            if !goes_on {
-                let finished = self.encoder.finish(None, &mut self.out);
-                finished.map_err(invalid)?;
-                return Ok((self.out.into(), None));
+            if !self.change()? {
+                return finished(self.encoder, self.out);
             }
         }
-        let piece = std::mem::replace(&mut self.out, Vec::with_capacity(CHUNK_SIZE + BLOCK_SIZE));
-        Ok((piece.into(), Some(self)))
+        Ok((taken(&mut self.out), Some(self)))
     }
 
     /// Adds the next page that was changed, if there is one.
@@ -234,42 +241,94 @@ impl Maker {
         self.changed += 1;
         Ok(true)
     }
+}
 
-    /// Adds some more pages of the database, if there are any.
-    ///
-    /// Every page is in the database file but for those that were changed since, and those don't
-    /// change in the file in a way that matters: whoever checkpoints writes what the log has.
-    fn block(&mut self) -> Result<bool, ReplicateError> {
-        let pending = &self.making.pending;
-        let page_size = pending.header.page_size();
-        let left = pending.header.commit() - self.pages;
-        let at_once = left.min((BLOCK_SIZE / page_size.bytes()) as u32);
-        let Some(first) = Pgno::new(self.pages.saturating_add(1)).filter(|_| at_once > 0) else {
-            return Ok(false);
-        };
-        self.block.resize(at_once as usize * page_size.bytes(), 0);
-        lock(&self.making.database).read_pages(first, page_size, &mut self.block)?;
-        let pgnos = (first.get()..).filter_map(Pgno::new);
-        for (pgno, in_file) in pgnos.zip(self.block.chunks(page_size.bytes())) {
-            let changed = pending.changed.pages().get(self.changed);
-            let page = match changed.filter(|page| page.pgno() == pgno) {
-                Some(page) => {
-                    self.changed += 1;
-                    self.making.read_frame(page, &mut self.frame)?
-                }
-                None => in_file,
+/// A file of the whole database, of which a part is made: blocks of it are read and compressed on
+/// several blocking threads at once, in their order as far as they are begun.
+struct Everything {
+    making: Making,
+    encoder: Encoder,
+    /// What was made, and not handed on yet.
+    out: Vec<u8>,
+    /// The next blocks.
+    blocks: VecDeque<JoinHandle<Result<CompressedPages, ReplicateError>>>,
+    /// How many of them there may be.
+    ahead: usize,
+    /// How many pages are in the file or in those.
+    begun: u32,
+}
+
+impl Everything {
+    /// Makes the next piece, and what makes the rest, where that is not the last one.
+    async fn piece(mut self) -> Result<Piece<Everything>, Error> {
+        while self.out.len() < CHUNK_SIZE {
+            self.begin_blocks();
+            let Some(block) = self.blocks.pop_front() else {
+                return Ok(finished(self.encoder, self.out));
             };
-            if pgno != page_size.lock_page() {
-                let added = self.encoder.page(pgno, page, &mut self.out);
-                added.map_err(invalid)?;
+            let added = (joined(block).await?)
+                .and_then(|block| self.encoder.pages(&block, &mut self.out).map_err(invalid));
+            if let Err(error) = added {
+                return Ok(Err(error));
             }
         }
-        self.pages += at_once;
-        Ok(true)
+        self.begin_blocks();
+        Ok(Ok((taken(&mut self.out), Some(self))))
+    }
+
+    /// Begins as many further blocks as there may be at once.
+    fn begin_blocks(&mut self) {
+        let header = self.making.pending.header;
+        let in_block = (BLOCK_SIZE / header.page_size().bytes()) as u32;
+        while self.blocks.len() < self.ahead {
+            let count = in_block.min(header.commit() - self.begun);
+            let Some(first) = Pgno::new(self.begun.saturating_add(1)).filter(|_| count > 0) else {
+                return;
+            };
+            let making = self.making.clone();
+            let block = spawn_blocking(move || making.block(first, count));
+            self.blocks.push_back(block);
+            self.begun += count;
+        }
     }
 }
 
+/// The last piece of a file.
+fn finished<Rest>(encoder: Encoder, mut out: Vec<u8>) -> Piece<Rest> {
+    encoder.finish(None, &mut out).map_err(invalid)?;
+    Ok((out.into(), None))
+}
+
+/// What was made, and room for as much again in its place.
+fn taken(out: &mut Vec<u8>) -> Bytes {
+    std::mem::replace(out, Vec::with_capacity(CHUNK_SIZE + BLOCK_SIZE)).into()
+}
+
 impl Making {
+    /// So many pages of the database from `first` on.
+    ///
+    /// Every page is in the database file but for those that were changed since, and those don't
+    /// change in the file in a way that matters: whoever checkpoints writes what the log has.
+    fn block(&self, first: Pgno, count: u32) -> Result<CompressedPages, ReplicateError> {
+        let page_size = self.pending.header.page_size();
+        let mut pages = vec![0; count as usize * page_size.bytes()];
+        lock(&self.database).read_pages(first, page_size, &mut pages)?;
+        let changed = self.pending.changed.pages();
+        let from = changed.partition_point(|page| page.pgno() < first);
+        let mut frame = self.room_for_a_frame();
+        for page in changed.get(from..).unwrap_or_default() {
+            let at = (page.pgno().get() - first.get()) as usize * page_size.bytes();
+            let Some(in_file) = pages
+                .get_mut(at..)
+                .and_then(|rest| rest.get_mut(..page_size.bytes()))
+            else {
+                break;
+            };
+            in_file.copy_from_slice(self.read_frame(page, &mut frame)?);
+        }
+        Ok(CompressedPages::new(page_size, first, pages))
+    }
+
     /// The page in the log, which must be the one that was found there before.
     fn read_frame<'a>(
         &self,
@@ -298,22 +357,28 @@ type Piece<Rest> = Result<(Bytes, Option<Rest>), ReplicateError>;
 
 /// The bytes of a file that is being made.
 enum Made {
-    /// Nothing of it yet.
-    Resting(Box<Maker>),
-    /// The next piece.
-    Next(JoinHandle<Piece<Maker>>),
+    /// What has changed, and nothing of it yet.
+    Resting(Box<Changes>),
+    /// The next piece of what has changed.
+    Next(JoinHandle<Piece<Changes>>),
+    Everything(Box<Everything>),
 }
 
 impl Made {
     /// The next piece; what comes behind it is begun.
     async fn next(self) -> Result<Piece<Made>, Error> {
-        let begin = |maker: Maker| spawn_blocking(move || maker.piece());
+        let begin = |changes: Changes| spawn_blocking(move || changes.piece());
         let made = match self {
-            Made::Resting(maker) => begin(*maker),
+            Made::Resting(changes) => begin(*changes),
             Made::Next(made) => made,
+            Made::Everything(everything) => {
+                let piece = everything.piece().await?;
+                let rest = |everything| Made::Everything(Box::new(everything));
+                return Ok(piece.map(|(piece, more)| (piece, more.map(rest))));
+            }
         };
         let piece = joined(made).await?;
-        Ok(piece.map(|(piece, rest)| (piece, rest.map(|maker| Made::Next(begin(maker))))))
+        Ok(piece.map(|(piece, rest)| (piece, rest.map(|changes| Made::Next(begin(changes))))))
     }
 }
 
