@@ -7,8 +7,9 @@
 //! It starts a server of its own (OpenSSH's, which must be installed, on 127.0.0.1), moves MIB
 //! mebibytes (1024 unless given) up and down in PAIRS of turns (3), first directly and then with
 //! a round trip of so many milliseconds (20), and then small files. `put -f` syncs the file, as
-//! the client does; `put` leaves that out. What is printed is the median, and the client's speed
-//! as a multiple of the other's.
+//! the client does; `put` leaves that out. Each turn logs in anew, writes a file that is not there
+//! yet, and begins when the disk has nothing left to do of the turns before. What is printed is the
+//! median, and the client's speed as a multiple of the other's.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -70,7 +71,7 @@ async fn run(mib: u64, pairs: u64, round_trip: Duration) {
 
     println!("{mib} MiB, {pairs} turns each; load: {}", load().trim());
     let client = client(&server, direct, "direct");
-    large(&server, &client, direct, mib, pairs).await;
+    large(&server, direct, mib, pairs).await;
     println!("the client's peak memory so far: {} MiB", peak_mib());
     many(&client, 10 * SMALL).await;
     println!(
@@ -82,7 +83,7 @@ async fn run(mib: u64, pairs: u64, round_trip: Duration) {
     println!("with {round_trip:?} of round trip; load: {}", load().trim());
     let far = network.address();
     let client = self::client(&server, far, "far");
-    large(&server, &client, far, mib, pairs).await;
+    large(&server, far, mib, pairs).await;
     small(&server, &client, far).await;
 }
 
@@ -98,23 +99,34 @@ fn file(txid: u64) -> FileId {
 }
 
 /// One large file, up and down.
-async fn large(server: &Sshd, client: &SftpClient, at: SocketAddr, mib: u64, pairs: u64) {
+async fn large(server: &Sshd, at: SocketAddr, mib: u64, pairs: u64) {
     let (source, target) = (server.file("source"), server.file("target"));
     let remote = server.path("by-sftp");
-    let sftp = |command: String| time_sftp(server, at, &command);
-    let (put, get) = (
-        format!("{} {}", source.display(), remote.display()),
-        format!("get {} {}", remote.display(), target.display()),
-    );
+    let client = || client(server, at, "large");
+    let upload = format!("{} {}", source.display(), remote.display());
+    let download = format!("get {} {}", remote.display(), target.display());
     let mut times: [Vec<Duration>; 5] = Default::default();
     for _ in 0..pairs {
-        times[0].push(time_upload(client, &source, mib << 20).await);
-        times[1].push(sftp(format!("put -f {put}")));
-        times[2].push(sftp(format!("put {put}")));
-        times[3].push(time_download(client, &target).await);
-        times[4].push(sftp(get.clone()));
+        client()
+            .delete_all()
+            .await
+            .expect("an end to what was written");
+        settle();
+        times[0].push(time_upload(&client(), &source, mib << 20).await);
+        for (times, put) in times[1..].iter_mut().zip(["put -f", "put"]) {
+            // A file that is not there needs no end.
+            let _ = fs::remove_file(&remote);
+            settle();
+            times.push(time_sftp(server, at, &format!("{put} {upload}")));
+        }
+        settle();
+        times[3].push(time_download(&client(), &target).await);
+        fs::remove_file(&target).expect("an end to what was read");
+        settle();
+        times[4].push(time_sftp(server, at, &download));
+        fs::remove_file(&target).expect("an end to what was read");
     }
-    client
+    client()
         .delete_all()
         .await
         .expect("an end to what was written");
@@ -135,6 +147,12 @@ async fn large(server: &Sshd, client: &SftpClient, at: SocketAddr, mib: u64, pai
         speed(get),
         ratio(down, get),
     );
+}
+
+/// Has the disk do what is left to do of what was written: the next to write would pay for it.
+fn settle() {
+    let status = Command::new("sync").status().expect("sync is everywhere");
+    assert!(status.success(), "sync failed");
 }
 
 async fn time_upload(client: &SftpClient, source: &Path, size: u64) -> Duration {
@@ -255,7 +273,7 @@ async fn read_small(client: &SftpClient, count: usize, at_once: usize) -> Durati
     begun.elapsed()
 }
 
-/// How long `sftp` takes for `command`, its login included, as it is in none of the client's.
+/// How long `sftp` takes for `command`, its login included.
 fn time_sftp(server: &Sshd, at: SocketAddr, command: &str) -> Duration {
     let begun = Instant::now();
     let mut child = Command::new("sftp")

@@ -16,6 +16,11 @@ use crate::wire::{Kind, Request};
 /// more asked for, up to [`AHEAD_MAX`].
 const AHEAD_MIN: u64 = 512 << 10;
 
+/// How many bytes are asked for at once behind the first piece: what one packet of SSH brings.
+/// Answers of 256 KiB are put together from several, in memory that is mapped anew for each, and
+/// came a quarter slower and more.
+const PIECE: u64 = 32 << 10;
+
 /// How many bytes a stream is ahead of its reader at most.
 const AHEAD_MAX: u64 = 4 << 20;
 
@@ -48,7 +53,7 @@ pub(crate) async fn open(
         read: range.start(),
     };
     // Before it is known how much there is: what comes of it can only be too little.
-    let first = u64::from(unread.piece_max()).min(unread.end - range.start());
+    let first = unread.call.limits.read.min(unread.end - range.start());
     if first > 0 {
         unread.ask(first).await?;
     }
@@ -103,11 +108,6 @@ struct Asked {
 }
 
 impl Unread {
-    /// The most that is asked for at once.
-    fn piece_max(&self) -> u32 {
-        u32::try_from(self.call.limits.read).unwrap_or(u32::MAX)
-    }
-
     /// The next bytes, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked.pop_front() else {
@@ -143,7 +143,8 @@ impl Unread {
     /// Asks for as much as the reader may be ahead.
     async fn ask_ahead(&mut self) -> Result<()> {
         while self.next < self.end && self.ahead < self.ahead_max {
-            let len = (self.end - self.next).min(u64::from(self.piece_max()));
+            let piece = PIECE.min(self.call.limits.read);
+            let len = piece.min(self.end - self.next);
             self.ask(len).await?;
         }
         Ok(())

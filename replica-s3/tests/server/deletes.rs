@@ -14,7 +14,10 @@ async fn deleting_all_aborts_the_open_uploads_below_the_root() {
     server.leave_upload(KEY_1, std::time::SystemTime::UNIX_EPOCH);
     server.leave_upload("db2/x", std::time::SystemTime::UNIX_EPOCH);
 
-    client.delete_all().await.unwrap();
+    client
+        .delete_all()
+        .await
+        .expect("everything goes, unfinished uploads too");
 
     let left: Vec<_> = server
         .open_uploads()
@@ -43,8 +46,9 @@ async fn open_uploads_are_found_where_a_store_lists_none_by_a_prefix() {
             ..Provider::named(provider).expect("a known one")
         };
         let config = config(&server, &relay.endpoint()).provider(provider);
+        let client = S3Client::new(config).expect("a configuration that makes sense");
 
-        S3Client::new(config).unwrap().delete_all().await.unwrap();
+        client.delete_all().await.expect("everything goes");
 
         let uploads = server.open_uploads();
         let left: Vec<_> = uploads.iter().map(|upload| upload.key.as_str()).collect();
@@ -89,7 +93,7 @@ async fn files_are_deleted_in_batches_of_a_thousand() {
         }
         relay.take_requests();
 
-        client.delete(&files).await.unwrap();
+        client.delete(&files).await.expect("all of them go");
 
         assert!(server.keys().is_empty());
         let requests = relay.take_requests();
@@ -99,7 +103,7 @@ async fn files_are_deleted_in_batches_of_a_thousand() {
             assert_eq!(request.header("content-md5"), Some(&*digest));
         }
     }
-    client.delete(&[]).await.unwrap();
+    client.delete(&[]).await.expect("nothing is easily deleted");
     assert!(relay.take_requests().is_empty());
 }
 
@@ -108,7 +112,7 @@ async fn files_are_deleted_in_batches_of_a_thousand() {
 async fn a_file_that_could_not_be_deleted_is_named_and_the_others_are_gone() {
     let (server, relay, client) = relayed();
     for txid in 1..=3 {
-        write(&client, txid, 1).await.unwrap();
+        write(&client, txid, 1).await.expect("a file to delete");
     }
     relay.on(|request| request.method == "POST").times(1).alter(|_| {
         Answer::new(200).body(format!(
@@ -146,15 +150,17 @@ async fn files_are_deleted_one_by_one_where_batches_are_refused() {
     for (status, code) in [(501, "NotImplemented"), (405, "MethodNotAllowed")] {
         let (server, relay, client) = relayed();
         for txid in 1..=3 {
-            write(&client, txid, 1).await.unwrap();
+            write(&client, txid, 1).await.expect("a file to delete");
         }
         relay
             .on(|request| request.method == "POST")
             .answer(Answer::s3_error(status, code));
 
-        client.delete(&[raw(1), raw(2)]).await.unwrap();
-        client.delete(&[raw(3)]).await.unwrap();
+        let several = client.delete(&[raw(1), raw(2)]).await;
+        let one = client.delete(&[raw(3)]).await;
 
+        several.expect("they go one by one");
+        one.expect("one goes by itself");
         assert!(server.keys().is_empty());
         let requests = relay.requests();
         let batches = requests.iter().filter(|request| request.method == "POST");
@@ -167,14 +173,17 @@ async fn files_are_deleted_one_by_one_where_batches_are_refused() {
 async fn files_below_a_prefix_that_means_something_in_xml_are_deleted() {
     let server = S3Server::start();
     let config = config(&server, &server.endpoint()).prefix("a&b <c>\"'&amp;]]>é");
-    let client = S3Client::new(config).unwrap();
+    let client = S3Client::new(config).expect("a prefix that is allowed");
     for txid in 1..=3 {
-        write(&client, txid, 1).await.unwrap();
+        write(&client, txid, 1).await.expect("a file to delete");
     }
 
-    client.delete(&[raw(1), raw(2)]).await.unwrap();
+    let deleted = client.delete(&[raw(1), raw(2)]).await;
 
-    let left = names(&client, Timestamps::Exact).await.unwrap();
+    deleted.expect("keys are escaped");
+    let left = names(&client, Timestamps::Exact)
+        .await
+        .expect("a listing of what is left");
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].id, raw(3));
     assert_eq!(server.keys().len(), 1);
