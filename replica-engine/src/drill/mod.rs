@@ -220,14 +220,25 @@ impl Drill<'_> {
             behind,
             damaged: restored.damaged,
         };
-        Ok(Some(match (differences, doubt) {
-            (None, _) => Verdict::Good(compared),
-            (Some(_), Some(doubt)) => Verdict::Unknown(doubt),
-            (Some(differences), None) => Verdict::Bad(Flaw::Differs {
+        Ok(match (differences, doubt) {
+            (None, _) => Some(Verdict::Good(compared)),
+            // The next file may say where it belongs.
+            (Some(_), Some(_)) if self.newer(&newest).await?.is_some() => None,
+            (Some(_), Some(doubt)) => Some(Verdict::Unknown(doubt)),
+            (Some(differences), None) => Some(Verdict::Bad(Flaw::Differs {
                 compared,
                 differences,
-            }),
-        }))
+            })),
+        })
+    }
+
+    /// What was added to the replica after `newest`.
+    async fn newer(&self, newest: &Newest) -> Result<Option<Newest>, VerifyError> {
+        // What both programs add to a replica is at level 0.
+        let from = newest.info.id.txids.max();
+        let added = self.client.list_all(Level::RAW, from, Timestamps::Fast);
+        let added = Newest::of(&added.await?);
+        Ok(added.filter(|added| added.info.id.txids.max() > from))
     }
 
     /// Waits until the replica has all that was committed when this began, or for as long as is
@@ -265,15 +276,7 @@ impl Drill<'_> {
             (self.teller)(VerifyProgress::Waiting);
             sleep(pause).await;
             pause = (pause * 2).min(pause_max);
-            // What both programs add to a replica is at level 0.
-            let from = newest.info.id.txids.max();
-            let added = self.client.list_all(Level::RAW, from, Timestamps::Fast);
-            let added = added.await?;
-            if let Some(added) = Newest::of(&added)
-                && added.info.id.txids.max() > from
-            {
-                newest = added;
-            }
+            newest = self.newer(&newest).await?.unwrap_or(newest);
         }
     }
 

@@ -5,6 +5,7 @@ mod application;
 mod checkpoint;
 mod follow;
 mod format;
+mod lock_page;
 mod model;
 mod resume;
 mod running;

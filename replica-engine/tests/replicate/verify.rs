@@ -1,14 +1,15 @@
 //! A restore drill tells a good replica from a bad one, and from one of which nothing can be told.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ltx::{Compression, Encoder, Reader};
 use replica_core::{Op, ReplicaClient};
 use replica_engine::{
-    Doubt, Fault, Flaw, PlanError, ReplicateOptions, Replicator, RestoreError, Verdict,
-    VerifyError, VerifyOptions, verify,
+    Checkpoint, Doubt, Fault, Flaw, PlanError, ReplicateOptions, Replicator, RestoreError, Verdict,
+    VerifyError, VerifyOptions, VerifyProgress, verify,
 };
 use replica_mock::MockClient;
 
@@ -170,6 +171,50 @@ async fn a_good_replica_is_good_while_somebody_writes_all_the_time() {
     for verdict in verdicts {
         assert!(matches!(verdict, Ok(Verdict::Good(_))), "{verdict:?}");
     }
+}
+
+/// A log that was emptied before all that had been in it was stored says nothing of where the newest
+/// file belongs; the next one does, and is there a moment later. `verify` beside a writer that never
+/// pauses said that nothing can be told, now and then.
+#[tokio::test]
+async fn what_is_stored_while_nothing_can_be_told_is_looked_at_too() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = three(&mut live, &replica).await;
+    live.run("INSERT INTO t(b) VALUES(randomblob(5000))");
+    let done = replicator.checkpoint(Checkpoint::Firm).await;
+    done.expect("nobody is in the way");
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let options = VerifyOptions::new(live.path(), scratch.path());
+    let (compared, comparing) = sync_channel(10);
+    let (synced, syncing) = sync_channel::<()>(0);
+    let syncing = Mutex::new(syncing);
+    let client = Arc::new(replica.clone());
+    let progress = move |step| {
+        if matches!(step, VerifyProgress::Comparing { .. }) {
+            let _ = compared.send(());
+            let syncing = syncing.lock().expect("nobody has panicked");
+            // An error once it is synced.
+            let _ = syncing.recv_timeout(Duration::from_secs(60));
+        }
+    };
+    let verifying = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(verify(client, &options, progress))
+    });
+
+    let begun = comparing.recv_timeout(Duration::from_secs(60));
+    begun.expect("the newest file is restored");
+    live.sync(&mut replicator).await;
+    drop(synced);
+    let verdict = verifying.join().expect("it does not panic");
+
+    let Ok(Verdict::Good(compared)) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(compared.txid.get(), 4);
 }
 
 #[tokio::test]
