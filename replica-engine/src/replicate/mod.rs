@@ -13,7 +13,7 @@ mod status;
 mod watch;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -564,9 +564,10 @@ impl Replicator {
         }
         self.looked = Some(Instant::now());
         // Upkeep deletes some of them too, but not as early.
+        let listed: BTreeSet<FileId> = listed.iter().map(|file| file.id).collect();
         let mut raws =
             (self.ours.iter()).filter(|(file, size)| size.is_some() && file.level == Level::RAW);
-        self.is_doubtful |= raws.any(|(file, _)| listed.iter().all(|other| other.id != *file));
+        self.is_doubtful |= raws.any(|(file, _)| !listed.contains(file));
         self.ours.retain(|file, _| {
             file.level == Level::RAW && newest.is_none_or(|newest| *file >= newest)
         });
