@@ -1,6 +1,7 @@
 //! A live database, held so that nobody begins its write-ahead log anew behind our back.
 
 mod apply;
+mod brake;
 mod file;
 mod frames;
 mod keeper;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
+use brake::Brake;
 pub(crate) use frames::{Copies, Frames};
 use keeper::{Keeper, begin, end};
 
@@ -73,6 +75,8 @@ pub(crate) struct Database {
     worker: Connection,
     /// How many holds were begun when there was none.
     holds: Cell<u32>,
+    /// What slows writers down, where anything does.
+    brake: Option<Brake>,
 }
 
 /// Which file of the system one is, whatever its name.
@@ -107,6 +111,12 @@ impl Observed {
     /// How many committed frames are not in the database file yet.
     pub(crate) fn left(&self) -> u32 {
         self.frames.saturating_sub(self.backfilled)
+    }
+
+    /// How many bytes the committed frames have.
+    pub(crate) fn len(&self) -> u64 {
+        let frame_size = self.header.map_or(0, |header| header.frame_size() as u64);
+        u64::from(self.frames).saturating_mul(frame_size)
     }
 }
 
@@ -181,6 +191,7 @@ impl Database {
             keeper,
             worker,
             holds: Cell::new(1),
+            brake: None,
         })
     }
 
@@ -309,6 +320,34 @@ impl Database {
         Ok(())
     }
 
+    /// How many bytes the committed frames of the log have at this moment, as far as that can be
+    /// told at no cost.
+    pub(crate) fn log_len(&self) -> Option<u64> {
+        file::log_len(&self.keeper.connection).ok()
+    }
+
+    /// Slows writers down from now on, once the log is near to `wal_max` bytes, if what is done now
+    /// does not take too long.
+    pub(crate) fn slow_writers(&mut self, wal_max: u64) {
+        let works = self.brake.take().filter(Brake::works);
+        let brake = works.unwrap_or_else(|| Brake::start(&self.path, wal_max));
+        brake.may_help();
+        self.brake = Some(brake);
+    }
+
+    /// The same, if it does slow them down, however long that takes, or no longer.
+    pub(crate) fn slow_writers_on(&self, is_certain: bool) {
+        match is_certain {
+            true => self.brake.iter().for_each(Brake::helps),
+            false => self.brake.iter().for_each(Brake::may_help),
+        }
+    }
+
+    /// Slows nobody down any more.
+    pub(crate) fn let_writers_go(&mut self) {
+        self.brake = None;
+    }
+
     /// Keeps everybody from writing. `false` where others have been writing for as long as this
     /// waits.
     ///
@@ -318,6 +357,15 @@ impl Database {
             // Somebody else of us has locked them already.
             return Ok(false);
         }
+        self.brake.iter().for_each(Brake::pause);
+        let locked = self.try_lock_writers();
+        if !matches!(locked, Ok(true)) {
+            self.brake.iter().for_each(Brake::resume);
+        }
+        locked
+    }
+
+    fn try_lock_writers(&mut self) -> Result<bool, ReplicateError> {
         let eagerly = self.worker.busy_handler(Some(|tries| {
             thread::sleep(LOCK_PAUSE);
             tries < LOCK_TRIES
@@ -347,6 +395,7 @@ impl Database {
         let read = self.keeper.read();
         // The application goes before the replica.
         let unlocked = end(&self.worker);
+        self.brake.iter().for_each(Brake::resume);
         unlocked
             .and(read)
             .map_err(|source| self.failed("unlock", source))
@@ -376,10 +425,13 @@ impl Database {
     /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
     /// reading or writing it at this very moment: this waits for nobody.
     pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {
+        self.brake.iter().for_each(Brake::pause);
         let at_once = self.worker.busy_timeout(Duration::ZERO);
-        self.patient_again(at_once, || {
+        let truncated = self.patient_again(at_once, || {
             self.between_locks("PRAGMA wal_checkpoint(TRUNCATE)")
-        })?
+        });
+        self.brake.iter().for_each(Brake::resume);
+        truncated?
     }
 
     /// Lets go of the checkpoint lock for a checkpoint, and takes it again.

@@ -1,5 +1,8 @@
 //! Checkpoints the log, so that it can be begun anew.
 
+use std::thread;
+use std::time::Duration;
+
 use super::decide::{Place, Step};
 use super::error::ReplicateError;
 use super::pending::{Contents, Pending, lock};
@@ -23,6 +26,9 @@ const LOOKS_MAX: usize = 4;
 /// How often the log is copied to the database file before that: each time there is less left of
 /// what was written meanwhile.
 const PASSES_MAX: usize = 6;
+/// How often it is copied while nobody can write, and how long after the time before.
+const BACKFILLS_MAX: u32 = 4;
+const BACKFILL_PAUSE: Duration = Duration::from_micros(500);
 
 /// A way to checkpoint.
 ///
@@ -52,7 +58,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What may be done after so many checkpoints in vain.
+    /// What may be done after so many checkpoints for which less was too little.
     pub(crate) fn after(vain: u32) -> Bounds {
         let times = 1 << vain.min(DOUBLED_MAX);
         Bounds {
@@ -89,6 +95,17 @@ pub(crate) struct Done {
     pub(crate) recycled: Option<WalHeader>,
     /// What was committed since the last sync, where it had to be copied.
     pub(crate) pending: Option<Pending>,
+    /// Why the log is not begun anew, where it should be.
+    pub(crate) hindrance: Option<Hindrance>,
+}
+
+/// What keeps a log from being begun anew though the write lock was taken for that, or was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    /// Somebody reads what is in it.
+    Reader,
+    /// There was more left to be done than may be while nobody can write.
+    TooMuch,
 }
 
 impl Done {
@@ -108,26 +125,40 @@ impl Done {
 }
 
 impl Preparing {
-    /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
+    /// Checkpoints, and gives back disk space where the log has become larger than it may be.
     pub(crate) fn checkpoint(
         &self,
         how: Checkpoint,
-        wal_max: u64,
         bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
         let mut database = lock(&self.database);
         let Ok(place) = self.place else {
             return Ok(Done::default());
         };
+        let observed = database.observe()?;
+        self.slow_writers(&mut database, &observed);
+        database.slow_writers_on(true);
+        let done = self.checkpoint_within(&mut database, &place, how, bounds);
+        database.slow_writers_on(false);
+        done
+    }
+
+    fn checkpoint_within(
+        &self,
+        database: &mut Database,
+        place: &Place,
+        how: Checkpoint,
+        bounds: Bounds,
+    ) -> Result<Done, ReplicateError> {
         let mut done = match how {
             Checkpoint::Gentle => {
-                let checkpointed = gentle(&database, &place.end)?;
+                let checkpointed = gentle(database, &place.end)?;
                 Done {
                     checkpointed,
-                    ..Done::of(&place, &database.observe()?)
+                    ..Done::of(place, &database.observe()?)
                 }
             }
-            Checkpoint::Firm => self.firm(&mut database, &place, bounds)?,
+            Checkpoint::Firm => self.firm(database, place, bounds)?,
         };
         let end = match &done.pending {
             Some(pending) => *pending.changed.end(),
@@ -136,14 +167,14 @@ impl Preparing {
         if let Some(checkpointed) = &mut done.checkpointed
             && checkpointed.recycled
         {
-            checkpointed.recycled = is_recycled(&database, &end)?;
+            checkpointed.recycled = is_recycled(database, &end)?;
         }
         if done
             .checkpointed
             .is_some_and(|checkpointed| checkpointed.recycled)
         {
             done.recycled = Some(*end.header());
-            if done.complete && database.wal_len()? > wal_max {
+            if done.complete && database.wal_len()? > self.schedule.wal_max {
                 let truncated = database.truncate()?;
                 done.empty |= matches!(truncated, Backfill::Done { frames: 0, .. });
                 database.release(&end)?;
@@ -164,13 +195,14 @@ impl Preparing {
         place: &Place,
         bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
-        let (mut ahead, mut copied) = (None, None);
+        let (mut ahead, mut copied, mut is_read) = (None, None, false);
         for _ in 0..PASSES_MAX {
             let Backfill::Done { backfilled, .. } = database.backfill()? else {
                 return Ok(Done::of(place, &database.observe()?));
             };
             if copied.replace(backfilled) == Some(backfilled) {
                 // Somebody who reads keeps the rest from being copied.
+                is_read = true;
                 break;
             }
             // SQLite does that only once it has copied all of the log, which is while nobody can
@@ -189,7 +221,14 @@ impl Preparing {
         let lacks = |ahead: &Copied| ahead.lacks(&observed) > bounds.copied;
         let is_vain = observed.left() > bounds.backfilled || ahead.as_ref().is_some_and(lacks);
         if is_vain || !database.lock_writers()? {
-            return Ok(Done::of(place, &database.observe()?));
+            let hindrance = match is_read {
+                true => Some(Hindrance::Reader),
+                false => is_vain.then_some(Hindrance::TooMuch),
+            };
+            return Ok(Done {
+                hindrance,
+                ..Done::of(place, &database.observe()?)
+            });
         }
         let done = self.while_nobody_writes(database, place, ahead, bounds);
         database.unlock_writers()?;
@@ -258,18 +297,15 @@ impl Preparing {
         let is_little = left <= bounds.backfilled
             && u64::from(left) * u64::from(page_size) <= bounds.backfilled_bytes;
         let checkpointed = match has_all && is_little {
-            true => match database.backfill()? {
-                Backfill::Done { frames, backfilled } => Some(Checkpointed {
-                    frames,
-                    backfilled,
-                    recycled: frames == backfilled,
-                }),
-                Backfill::Busy => None,
-            },
+            true => backfill_all(database)?,
             false => None,
         };
         // A log without frames was begun anew, and nothing was committed to it since.
         let is_empty = observed.frames == 0 && place.complete;
+        let hindrance = match checkpointed {
+            Some(checkpointed) => (!checkpointed.recycled).then_some(Hindrance::Reader),
+            None => (!is_empty && !(has_all && is_little)).then_some(Hindrance::TooMuch),
+        };
         Ok(Done {
             checkpointed,
             // As long as there are frames that are not in the database file, it isn't begun anew.
@@ -277,6 +313,7 @@ impl Preparing {
             empty: is_empty,
             recycled: None,
             pending: pending.filter(|_| has_all),
+            hindrance,
         })
     }
 
@@ -305,6 +342,26 @@ impl Preparing {
         let frames = Frames::Copied(copies);
         let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
         Ok(Some(pending))
+    }
+}
+
+/// Copies the rest of the log to the database file while nobody can write. Who would like to write
+/// reads for a moment each time that it tries to, which keeps frames from being copied.
+fn backfill_all(database: &Database) -> Result<Option<Checkpointed>, ReplicateError> {
+    let mut tries = 1;
+    loop {
+        let Backfill::Done { frames, backfilled } = database.backfill()? else {
+            return Ok(None);
+        };
+        if frames == backfilled || tries == BACKFILLS_MAX {
+            return Ok(Some(Checkpointed {
+                frames,
+                backfilled,
+                recycled: frames == backfilled,
+            }));
+        }
+        tries += 1;
+        thread::sleep(BACKFILL_PAUSE);
     }
 }
 

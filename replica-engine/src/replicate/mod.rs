@@ -15,7 +15,9 @@ mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use ltx::{PageSize, Txid};
 use replica_core::{
     FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use checkpoint::{Checkpoint, Checkpointed};
 pub use decide::SnapshotReason;
@@ -37,10 +39,10 @@ use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
 use crate::wal::WalHeader;
-use checkpoint::Bounds;
+use checkpoint::{Bounds, Hindrance};
 use decide::Place;
 pub(crate) use pending::lock;
-use pending::{Failure, Pending};
+use pending::{Contents, Failure, Pending};
 use prepare::Preparing;
 pub(crate) use resume::{Newest, mark};
 use schedule::{Past, Schedule, due};
@@ -52,6 +54,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How much time passes at least before it is looked again, where something is stored, whether all
 /// files are there that the latest state is made of: a listing of each level.
 const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// How often it is looked how long the log is while a file is being stored.
+const GLANCE_PAUSE: Duration = Duration::from_millis(20);
+/// How many times, which is five seconds.
+const GLANCES_MAX: usize = 250;
 
 /// What to replicate, and how.
 ///
@@ -82,9 +88,12 @@ pub struct ReplicateOptions {
     pub checkpoint_interval: Duration,
     /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
     /// set. From a quarter on writers are kept waiting for a few milliseconds now and then, until it
-    /// is begun anew; so connections of the application should have a `busy_timeout`. It grows
-    /// further while the whole database is being stored, while the store is away, while an
-    /// application's reader needs it, and by a transaction that is larger.
+    /// is begun anew; so connections of the application should have a `busy_timeout`. From a half
+    /// on, where it grows faster than it is stored and checkpointed, they are slowed down more and
+    /// more, so that it is hardly exceeded: each transaction waits for some 35 ms in the end. It
+    /// grows further while the whole database is being stored, while the store is away or takes
+    /// longer than five seconds for a file, while an application's reader needs it, and by a
+    /// transaction that is larger.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -177,14 +186,20 @@ pub struct Replicator {
     /// The file that is being stored. After an error of the store it may be there already, so the
     /// very same one is stored again.
     pending: Option<Pending>,
+    /// Whether the last file could not be stored.
+    is_failing: bool,
     /// What the log was when it was last looked at for a sync that has come to its end, if the hold
     /// is still the same.
     synced: Option<Observed>,
     checkpointed: Instant,
-    /// How many checkpoints in a row have taken the write lock in vain.
+    /// For how many checkpoints in a row there was more to do than may be while nobody can write.
     vain: u32,
     /// The log that the last checkpoint has left to be begun anew.
     recycled: Option<WalHeader>,
+    /// The log that a checkpoint has not left to be begun anew because somebody was reading it.
+    read: Option<WalHeader>,
+    /// The one that has come about with twice.
+    kept: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
     /// When it was last looked whether the latest state can be restored.
@@ -267,10 +282,13 @@ impl Replicator {
                 page_size: newest.header.map(|header| header.page_size()),
             }),
             pending: None,
+            is_failing: false,
             synced: None,
             checkpointed: Instant::now(),
             vain: 0,
             recycled: None,
+            read: None,
+            kept: None,
             looked: None,
             surveyed: Instant::now(),
             is_doubtful: false,
@@ -347,11 +365,7 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`]. The next sync goes on where the last one was.
     pub async fn upkeep(&mut self, quiet: bool) -> Result<Option<Checkpointed>, ReplicateError> {
-        let schedule = Schedule {
-            pages: self.options.checkpoint_pages,
-            interval: self.options.checkpoint_interval,
-            wal_max: self.options.wal_max,
-        };
+        let schedule = self.schedule();
         let past = Past {
             elapsed: self.checkpointed.elapsed(),
             recycled: self.recycled,
@@ -374,9 +388,16 @@ impl Replicator {
         &mut self,
         how: Checkpoint,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
-        let (Some(_), Ok(place), None) = (self.synced.take(), self.place, &self.pending) else {
+        let (Some(synced), Ok(place), None) = (self.synced.take(), self.place, &self.pending)
+        else {
             return Ok(None);
         };
+        let log = synced.header.ok();
+        self.kept = self.kept.filter(|kept| Some(*kept) == log);
+        if log.is_some() && log == self.recycled {
+            self.read(log);
+        }
+        let bounds = Bounds::after(self.vain);
         self.checkpointed = Instant::now();
         // Until it is known how this has ended, and for ever where it is dropped.
         self.place = Ok(Place {
@@ -385,14 +406,13 @@ impl Replicator {
             ..place
         });
         let preparing = self.preparing(Ok(place));
-        let wal_max = self.options.wal_max;
-        let bounds = Bounds::after(self.vain);
-        let done = run_blocking(move || preparing.checkpoint(how, wal_max, bounds)).await??;
+        let done = run_blocking(move || preparing.checkpoint(how, bounds)).await??;
         self.recycled = done.recycled;
-        if done.recycled.is_some() {
-            self.vain = 0;
-        } else if how == Checkpoint::Firm {
-            self.vain = self.vain.saturating_add(1);
+        match done.hindrance {
+            Some(Hindrance::TooMuch) => self.vain = self.vain.saturating_add(1),
+            Some(Hindrance::Reader) => self.read(log),
+            None if done.recycled.is_some() => self.vain = 0,
+            None => {}
         }
         self.place = Ok(Place {
             complete: done.complete,
@@ -442,7 +462,9 @@ impl Replicator {
             self.look(Some(&pending)).await?;
         }
 
-        let (start, info) = match self.store(&pending).await {
+        let stored = self.store(&pending).await;
+        self.is_failing = stored.is_err();
+        let (start, info) = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 if !matches!(error, ReplicateError::Store(_)) {
@@ -516,8 +538,33 @@ impl Replicator {
         let failure = Failure::default();
         let body = pending.body(&self.database, &failure).await?;
         let time = pending.header.timestamp();
-        let written = self.client.write(pending.file(), time, body).await;
+        let write = self.client.write(pending.file(), time, body);
+        let written = match pending.contents {
+            Contents::Changes if !self.is_failing => self.while_watching(write).await,
+            Contents::Changes | Contents::Everything(_) => write.await,
+        };
         written.map_err(|error| lock(&failure).take().unwrap_or(error.into()))
+    }
+
+    /// Waits for a file to be stored, and has writers slowed down if the log grows too fast
+    /// meanwhile. A store that takes longer is not waited for.
+    async fn while_watching<T>(&self, write: impl Future<Output = T>) -> T {
+        let mut write = pin!(write);
+        for _ in 0..GLANCES_MAX {
+            if let Ok(written) = timeout(GLANCE_PAUSE, &mut write).await {
+                return written;
+            }
+            // Whoever is at it sees to that too.
+            if let (Ok(mut database), None) = (self.database.try_lock(), self.kept)
+                && database
+                    .log_len()
+                    .is_some_and(|len| self.schedule().is_watched(len))
+            {
+                database.slow_writers(self.options.wal_max);
+                break;
+            }
+        }
+        write.await
     }
 
     /// Looks whether somebody else has written to the replica: whether all that was stored since the
@@ -613,12 +660,30 @@ impl Replicator {
         }
     }
 
+    /// Notes that somebody was reading this log when it should have been begun anew.
+    fn read(&mut self, log: Option<WalHeader>) {
+        if self.read == log {
+            self.kept = log;
+        }
+        self.read = log;
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            pages: self.options.checkpoint_pages,
+            interval: self.options.checkpoint_interval,
+            wal_max: self.options.wal_max,
+        }
+    }
+
     fn preparing(&self, place: Result<Place, SnapshotReason>) -> Preparing {
         Preparing {
             database: Arc::clone(&self.database),
             place,
             last: self.last,
             file_max: self.options.file_max,
+            schedule: self.schedule(),
+            kept: self.kept,
             now: (self.options.clock)(),
         }
     }

@@ -10,8 +10,9 @@ use super::decide::{Place, SnapshotReason, Step, decide, has_growth};
 use super::error::ReplicateError;
 use super::pending::{Contents, Pending, lock};
 use super::resume::mark;
+use super::schedule::Schedule;
 use crate::database::{Database, Frames, Observed};
-use crate::wal::{Chain, Changed};
+use crate::wal::{Chain, Changed, WalHeader};
 
 /// By how much a clock may go back without that being seen in the times of files, which ascend.
 const CLOCK_STEP_MAX: i64 = 60_000;
@@ -22,6 +23,9 @@ pub(crate) struct Preparing {
     pub(crate) place: Result<Place, SnapshotReason>,
     pub(crate) last: Option<Last>,
     pub(crate) file_max: u64,
+    pub(crate) schedule: Schedule,
+    /// The log that is not begun anew because somebody reads what is in it.
+    pub(crate) kept: Option<WalHeader>,
     pub(crate) now: Timestamp,
 }
 
@@ -33,7 +37,7 @@ pub(crate) struct Prepared {
 impl Preparing {
     /// Looks at the log, and finds the next file in it.
     pub(crate) fn prepare(&self) -> Result<Prepared, ReplicateError> {
-        let database = lock(&self.database);
+        let mut database = lock(&self.database);
         let mut observed = database.observe()?;
         let mut step = self.step(&database, &observed)?;
         if step == Step::Nothing && self.last.is_some_and(|last| last.is_snapshot()) {
@@ -53,12 +57,13 @@ impl Preparing {
                     pending: None,
                 })
             }
-            Step::Snapshot(reason) => self.snapshot(&database, reason),
+            Step::Snapshot(reason) => self.snapshot(&mut database, reason),
             Step::Append(start) => {
+                self.slow_writers(&mut database, &observed);
                 let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;
                 let changed = changes.finish();
                 if !self.has_growth(&changed) {
-                    return self.snapshot(&database, SnapshotReason::Unwritten);
+                    return self.snapshot(&mut database, SnapshotReason::Unwritten);
                 }
                 let pending =
                     self.pending(&database, start, (changed, frames), Contents::Changes)?;
@@ -67,6 +72,18 @@ impl Preparing {
                     pending: Some(pending),
                 })
             }
+        }
+    }
+
+    /// Slows down who writes a log that comes near to what it may be, for as long as what is done
+    /// now takes.
+    pub(crate) fn slow_writers(&self, database: &mut Database, observed: &Observed) {
+        let is_kept = self.kept.is_some() && self.kept == observed.header.ok();
+        match self.schedule.is_watched(observed.len()) {
+            // Somebody reads it for a while, so it would not help.
+            true if is_kept => database.let_writers_go(),
+            true => database.slow_writers(self.schedule.wal_max),
+            false => {}
         }
     }
 
@@ -85,9 +102,11 @@ impl Preparing {
 
     fn snapshot(
         &self,
-        database: &Database,
+        database: &mut Database,
         reason: SnapshotReason,
     ) -> Result<Prepared, ReplicateError> {
+        // That takes as long as it takes.
+        database.let_writers_go();
         database.pin()?;
         let observed = database.observe()?;
         let header = observed
