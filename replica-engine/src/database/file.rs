@@ -130,9 +130,16 @@ pub(super) fn forget_index(connection: &Connection) -> Result<()> {
 /// The two copies of the header of the log's index, in 32-bit words of this machine, as they were at
 /// some moment: they are equal unless somebody was just writing one of them, or has died of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Index([[u32; HEADER_WORDS]; 2]);
+pub(crate) struct Index([[u32; HEADER_WORDS]; 2]);
 
 impl Index {
+    /// Whether it is none that has to be mended before anybody can read.
+    pub(crate) fn is_whole(&self) -> bool {
+        let [header, copy] = self.0;
+        let [is_init, ..] = header[3].to_ne_bytes();
+        header == copy && is_init != 0
+    }
+
     /// How many bytes the committed frames of the log have.
     fn log_len(&self) -> u64 {
         /// The bytes before each page.

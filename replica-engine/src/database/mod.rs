@@ -22,6 +22,7 @@ use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
 use brake::Brake;
+pub(crate) use file::Index;
 pub(crate) use frames::{Copies, Frames};
 use keeper::{Keeper, begin, end};
 
@@ -318,6 +319,17 @@ impl Database {
             ended.map_err(|source| self.failed("unlock", source))?;
         }
         Ok(())
+    }
+
+    /// What the log's index is at this moment, which costs next to nothing.
+    pub(crate) fn index(&self) -> Option<Index> {
+        file::index(&self.keeper.connection).ok()
+    }
+
+    /// Lets go of the checkpoint lock, if the log's index has to be mended, and mends it.
+    pub(crate) fn mend(&self) -> Result<(), ReplicateError> {
+        self.counts()?;
+        self.hold().map(drop)
     }
 
     /// How many bytes the committed frames of the log have at this moment, as far as that can be

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::ReplicateError;
+use super::glance;
 use super::looks::{Looks, later};
 use super::pending::lock;
 use super::status::{Ended, Event, Status, Trouble};
@@ -62,7 +63,7 @@ impl Replicator {
     /// should hardly try again by itself, for some seconds at most: an outage is told of only once a
     /// write has failed. It should give up a write that makes no progress.
     ///
-    /// On Linux the kernel tells when the log is written, and it is looked at each three seconds
+    /// On Linux the kernel tells when the log is written, and it is looked at each half a minute
     /// besides; elsewhere, and where it does not, as often as the options say.
     ///
     /// # Panics
@@ -84,10 +85,11 @@ impl Replicator {
         let wal = lock(&self.database).wal_path().to_owned();
         let upkeep = self.start_upkeep(&tell, &events);
         let watch = Watch::new(&wal);
+        let is_glanced_at = glance::watch(&self.database, watch.told());
         let (window, poll) = (self.options.window, self.options.poll);
         let running = Running {
             upkeep,
-            looks: Looks::new(window, poll, watch.works(), Instant::now()),
+            looks: Looks::new(window, poll, watch.works() && is_glanced_at, Instant::now()),
             watch,
             replicator: self,
             wal,
