@@ -3,6 +3,7 @@
 mod checkpoint;
 mod decide;
 mod error;
+mod hold;
 mod looks;
 mod pending;
 mod prepare;
@@ -16,7 +17,7 @@ mod workers;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ltx::{PageSize, Txid};
@@ -32,13 +33,12 @@ pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 pub use workers::Workers;
 
-use crate::database::{Database, Observed};
+use crate::database::Observed;
 use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
-use crate::wal::WalHeader;
-use checkpoint::Bounds;
-use decide::Place;
+use checkpoint::Checkpointing;
+use hold::{Hold, Member};
 pub(crate) use pending::lock;
 use pending::{Failure, Pending};
 use prepare::Preparing;
@@ -84,7 +84,9 @@ pub struct ReplicateOptions {
     /// set. From a quarter on writers are kept waiting for a few milliseconds now and then, until it
     /// is begun anew; so connections of the application should have a `busy_timeout`. It grows
     /// further while the whole database is being stored, while the store is away, while an
-    /// application's reader needs it, and by a transaction that is larger.
+    /// application's reader needs it, and by a transaction that is larger. Of several replicas one
+    /// whose store is away is waited for up to a half of it, and one that is slow up to all of it;
+    /// then the others go on without it.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -166,25 +168,26 @@ pub struct Synced {
 ///
 /// There must be one of them to a replica, here and anywhere, Litestream included. A second one is
 /// noticed by the files that it writes, some of which may be lost by then.
+///
+/// # Several replicas of one database
+///
+/// Open one of these for each, in one process. They hold the database together, and each goes on at
+/// its own pace: it has its own place in the log, its own status and its own troubles, and may be
+/// opened, shut down or dropped at any time. The log is begun anew once all of them have it, where a
+/// few megabytes that one still lacks are kept in memory for it; give them the same
+/// [`wal_max`](ReplicateOptions::wal_max), which says for how long one that is behind is waited for.
+/// Those in another process know nothing of these, and keep the log from being begun anew.
 pub struct Replicator {
     client: Arc<dyn ReplicaClient>,
     options: ReplicateOptions,
-    database: Arc<Mutex<Database>>,
-    /// Where the replica stands in the log, or why that is not known.
-    place: Result<Place, SnapshotReason>,
+    hold: Arc<Hold>,
+    /// Where the replica stands in the log, and what is being stored.
+    member: Arc<Member>,
     /// The last file of the replica.
     last: Option<Last>,
-    /// The file that is being stored. After an error of the store it may be there already, so the
-    /// very same one is stored again.
-    pending: Option<Pending>,
     /// What the log was when it was last looked at for a sync that has come to its end, if the hold
     /// is still the same.
     synced: Option<Observed>,
-    checkpointed: Instant,
-    /// How many checkpoints in a row have taken the write lock in vain.
-    vain: u32,
-    /// The log that the last checkpoint has left to be begun anew.
-    recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
     /// When it was last looked whether the latest state can be restored.
@@ -238,8 +241,7 @@ impl Replicator {
         options: ReplicateOptions,
     ) -> Result<Replicator, ReplicateError> {
         let path = options.database.clone();
-        let database = run_blocking(move || Database::open(&path)).await??;
-        let database = Arc::new(Mutex::new(database));
+        let hold = run_blocking(move || Hold::open(&path)).await??;
         // What another process has stored just before is there, and may not be listed yet.
         sleep(client.capabilities().list_lag).await;
         let listed = upkeep::list(&*client).await?;
@@ -250,7 +252,7 @@ impl Replicator {
             Some(_) if RestorePlan::new(Target::Latest, &files).is_err() => {
                 Err(SnapshotReason::Incomplete)
             }
-            Some(newest) => newest.place(&files, &database, &client).await?,
+            Some(newest) => newest.place(&files, &hold.database, &client).await?,
         };
         let certain = match client.capabilities().timestamp_resolution {
             Some(_) => listed.certain((options.clock)()),
@@ -259,18 +261,14 @@ impl Replicator {
         Ok(Replicator {
             client,
             options,
-            database,
-            place,
+            member: hold.join(place),
+            hold,
             last: newest.map(|newest| Last {
                 info: newest.info,
                 time: newest.time(),
                 page_size: newest.header.map(|header| header.page_size()),
             }),
-            pending: None,
             synced: None,
-            checkpointed: Instant::now(),
-            vain: 0,
-            recycled: None,
             looked: None,
             surveyed: Instant::now(),
             is_doubtful: false,
@@ -288,7 +286,7 @@ impl Replicator {
 
     /// Why the next file will hold the whole database, where it will.
     pub fn snapshot_reason(&self) -> Option<SnapshotReason> {
-        self.place.err()
+        self.member.standing().place.err()
     }
 
     /// Stores everything that was committed before this call, and returns when it is stored.
@@ -302,6 +300,12 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`].
     pub async fn sync(&mut self) -> Result<Synced, ReplicateError> {
+        let synced = self.store_all().await;
+        self.member.standing().is_failing = synced.is_err();
+        synced
+    }
+
+    async fn store_all(&mut self) -> Result<Synced, ReplicateError> {
         let (mut files, mut snapshot) = (Vec::new(), None);
         let mut target: Option<Observed> = None;
         let mut attempts = 1;
@@ -324,12 +328,7 @@ impl Replicator {
                 break;
             }
         }
-        if let (Ok(place), Some(target)) = (&mut self.place, target) {
-            place.complete = true;
-            place.empty = target.frames == 0;
-            place.hold = target.hold;
-        }
-        self.synced = target;
+        self.synced = target.filter(|target| self.member.standing().has_all(target));
         Ok(Synced {
             txid: self.last.map_or(Txid::FIRST, |last| last.txid()),
             files,
@@ -352,9 +351,10 @@ impl Replicator {
             interval: self.options.checkpoint_interval,
             wal_max: self.options.wal_max,
         };
+        let past = *self.hold.past();
         let past = Past {
-            elapsed: self.checkpointed.elapsed(),
-            recycled: self.recycled,
+            elapsed: past.at.elapsed(),
+            recycled: past.recycled,
         };
         let synced = self.synced.as_ref();
         match synced.and_then(|observed| due(&schedule, observed, past, quiet)) {
@@ -374,33 +374,16 @@ impl Replicator {
         &mut self,
         how: Checkpoint,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
-        let (Some(_), Ok(place), None) = (self.synced.take(), self.place, &self.pending) else {
+        if self.synced.take().is_none() {
             return Ok(None);
-        };
-        self.checkpointed = Instant::now();
-        // Until it is known how this has ended, and for ever where it is dropped.
-        self.place = Ok(Place {
-            complete: false,
-            empty: false,
-            ..place
-        });
-        let preparing = self.preparing(Ok(place));
-        let wal_max = self.options.wal_max;
-        let bounds = Bounds::after(self.vain);
-        let done = run_blocking(move || preparing.checkpoint(how, wal_max, bounds)).await??;
-        self.recycled = done.recycled;
-        if done.recycled.is_some() {
-            self.vain = 0;
-        } else if how == Checkpoint::Firm {
-            self.vain = self.vain.saturating_add(1);
         }
-        self.place = Ok(Place {
-            complete: done.complete,
-            empty: done.empty,
-            ..place
-        });
-        self.pending = done.pending;
-        Ok(done.checkpointed)
+        self.hold.past().at = Instant::now();
+        let checkpointing = Checkpointing {
+            hold: Arc::clone(&self.hold),
+            own: Arc::clone(&self.member),
+            wal_max: self.options.wal_max,
+        };
+        run_blocking(move || checkpointing.checkpoint(how)).await?
     }
 
     /// Looks once more whether what was stored is still there as it was stored: to be called at the
@@ -423,16 +406,24 @@ impl Replicator {
         &mut self,
         target: &mut Option<Observed>,
     ) -> Result<Option<(Vec<FileInfo>, Option<SnapshotReason>)>, ReplicateError> {
-        if self.pending.is_none() {
+        let mut pending = self.member.standing().pending.clone();
+        if pending.is_none() {
             self.survey().await?;
-            let preparing = self.preparing(self.place);
-            let prepared = run_blocking(move || preparing.prepare()).await??;
-            if target.is_none_or(|target| target.header != prepared.observed.header) {
-                *target = Some(prepared.observed);
+            if self.member.standing().is_let_go {
+                // Nobody needs to wait for it again before it answers.
+                self.look(None).await?;
             }
-            self.pending = prepared.pending;
+            let preparing = self.preparing();
+            let prepared = run_blocking(move || preparing.prepare()).await??;
+            let is_other = |target: Observed, observed: Observed| target.header != observed.header;
+            if let Some(observed) = prepared.observed
+                && (prepared.anew || target.is_none_or(|target| is_other(target, observed)))
+            {
+                *target = Some(observed);
+            }
+            pending = prepared.pending;
         }
-        let Some(pending) = self.pending.clone() else {
+        let Some(pending) = pending else {
             return Ok(None);
         };
         if self
@@ -452,7 +443,6 @@ impl Replicator {
             }
         };
 
-        self.pending = None;
         self.is_doubtful |= self.surveyed.elapsed() >= SURVEY_AGAIN;
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         let sizes = files.iter().map(|file| (file.id, Some(file.size)));
@@ -473,30 +463,20 @@ impl Replicator {
             time,
             page_size: Some(pending.header.page_size()),
         });
-        let (complete, empty, hold) = self.place.map_or((false, false, 0), |place| {
-            (place.complete, place.empty, place.hold)
-        });
-        self.place = Ok(Place {
-            end: *pending.changed.end(),
-            commit: pending.header.commit(),
-            complete,
-            empty: empty && pending.is_copied(),
-            hold,
-        });
+        self.member.standing().stored(&pending);
         Ok(Some((files, pending.contents.reason())))
     }
 
     /// Gives up a file that can't be made. Where it could be before, it may be in the replica by now
     /// or later on, so its transaction is left to it: restores begin behind it from now on.
     fn give_up(&mut self, pending: &Pending) {
-        self.pending = None;
+        let mut standing = self.member.standing();
+        standing.give_up();
         if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
             self.ours.insert(pending.file(), None);
             last.info.id = pending.file();
             last.time = pending.header.timestamp();
-            self.place = Err(SnapshotReason::Incomplete);
-        } else if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
-            place.complete = false;
+            standing.place = Err(SnapshotReason::Incomplete);
         }
     }
 
@@ -514,7 +494,7 @@ impl Replicator {
 
     async fn write(&self, pending: &Pending) -> Result<FileInfo, ReplicateError> {
         let failure = Failure::default();
-        let body = pending.body(&self.database, &failure).await?;
+        let body = pending.body(&self.hold.database, &failure).await?;
         let time = pending.header.timestamp();
         let written = self.client.write(pending.file(), time, body).await;
         written.map_err(|error| lock(&failure).take().unwrap_or(error.into()))
@@ -595,7 +575,7 @@ impl Replicator {
             whole = is_whole().await;
         }
         if !whole? {
-            self.place = Err(SnapshotReason::Incomplete);
+            self.member.standing().place = Err(SnapshotReason::Incomplete);
         }
         self.surveyed = Instant::now();
         self.is_doubtful = false;
@@ -604,7 +584,7 @@ impl Replicator {
 
     /// Whether the replica has all that was there when `target` was observed.
     fn has_reached(&self, target: Option<Observed>) -> bool {
-        match (&self.place, target) {
+        match (self.member.standing().place, target) {
             (Ok(place), Some(target)) => {
                 target.header == Ok(*place.end.header()) && target.frames <= place.end.frames()
             }
@@ -612,10 +592,10 @@ impl Replicator {
         }
     }
 
-    fn preparing(&self, place: Result<Place, SnapshotReason>) -> Preparing {
+    fn preparing(&self) -> Preparing {
         Preparing {
-            database: Arc::clone(&self.database),
-            place,
+            hold: Arc::clone(&self.hold),
+            member: Arc::clone(&self.member),
             last: self.last,
             file_max: self.options.file_max,
             now: (self.options.clock)(),
