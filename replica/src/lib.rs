@@ -118,13 +118,14 @@ pub use replica_core::{
     Level, ReplicaClient, Result, Timestamp, Timestamps, Txid, TxidRange,
 };
 pub use replica_engine::{
-    CheckProgress, Checked, Checkpoint, Checkpointed, Compared, Damage, Differences, Doubt, Ended,
-    Event, Existing, Fault, Finding, Flaw, FollowError, FollowOptions, Followed, Follower,
-    Integrity, LevelSurvey, Levels, PlanError, Progress, ReplicateError, ReplicateOptions,
-    Replication, Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored,
-    Retention, SnapshotReason, Standing, Status, Survey, Synced, Target, Trouble, UpkeepError,
-    UpkeepJob, UpkeepOptions, UpkeepTrouble, Verdict, VerifyError, VerifyOptions, VerifyProgress,
-    Workers, check, compact, compact_to, plan, restore, snapshot, verify,
+    CheckProgress, Checked, Checkpoint, Checkpointed, Compared, DISABLE_AUTOCHECKPOINT_PRAGMA,
+    Damage, Differences, Doubt, Ended, Event, Existing, Fault, Finding, Flaw, FollowError,
+    FollowOptions, Followed, Follower, Integrity, LevelSurvey, Levels, PlanError, Progress,
+    ReplicateError, ReplicateOptions, Replication, Replicator, RestoreError, RestoreOptions,
+    RestorePlan, RestorePoint, Restored, Retention, SnapshotReason, Standing, Status, Survey,
+    Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, Verdict,
+    VerifyError, VerifyOptions, VerifyProgress, Workers, check, compact, compact_to, plan, restore,
+    snapshot, verify,
 };
 pub use stack::{stack, stack_to_replicate};
 
