@@ -58,6 +58,12 @@ pub enum RestoreError {
         /// The write-ahead log, shared-memory file or journal.
         path: PathBuf,
     },
+    /// Somebody has the database open that was to be replaced, and would go on with the old one.
+    #[error("{} is open in an application: end that first, or restore to another path", path.display())]
+    Occupied {
+        /// The target.
+        path: PathBuf,
+    },
     /// The target is a folder or a device, or no path of a file.
     #[error("{} is no path of a file: say where the database is to be written", path.display())]
     NotAFile {

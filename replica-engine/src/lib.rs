@@ -23,6 +23,7 @@ mod fetch;
 mod follow;
 mod integrity;
 mod listing;
+mod occupied;
 mod plan;
 mod progress;
 mod replicate;

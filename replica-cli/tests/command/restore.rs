@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::replica::{Golden, folder, names, replica, snapshot_of_zeros};
+use crate::live::Live;
+use crate::replica::{Golden, folder, names, replica, snapshot_of_zeros, text};
 
 #[test]
 fn a_dry_run_gives_litestreams_plan_and_writes_nothing() {
@@ -302,4 +303,24 @@ fn sqlite_checks_the_database_when_asked_to() {
         assert_eq!(names(folder.path()), ["replica"]);
     }
     replica(args.iter().chain(&["-integrity-check", "none"])).ended(0);
+}
+
+/// The application went on with a file that had no name any more, and lost what it wrote.
+#[test]
+fn force_leaves_a_database_alone_that_an_application_has_open() {
+    let live = Live::new();
+    replica(live.plain_args(&["-once"])).ended(0);
+    let (path, url) = (live.path(), live.url());
+
+    let ran = replica(["restore", "-force", "-o", text(&path), &url]).ended(1);
+
+    let told = format!("{} is open in an application", path.display());
+    assert!(ran.stderr.contains(&told), "{ran:?}");
+    live.insert(1);
+    assert_eq!(live.rows().len(), 2);
+    let left: Vec<String> = names(&live.beside(""));
+    assert!(
+        !left.iter().any(|name| name.contains("restore")),
+        "{left:?}"
+    );
 }
