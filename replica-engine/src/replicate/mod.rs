@@ -3,6 +3,7 @@
 mod checkpoint;
 mod decide;
 mod error;
+mod likeness;
 mod looks;
 mod pending;
 mod prepare;
