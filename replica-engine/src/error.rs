@@ -27,6 +27,8 @@ pub enum RestoreError {
         txid: Txid,
         /// The files that can't be used. Never empty.
         damaged: Vec<Damage>,
+        /// The last transaction before it whose state the other files give, by their names.
+        before: Option<Txid>,
     },
     /// Files that tell which state was the last one from before a time, or hold it, are damaged.
     #[error(

@@ -314,6 +314,12 @@ fn failed(error: RestoreError, source: &Source) -> Failure {
         RestoreError::TargetExists { .. } | RestoreError::LeftOver { .. } => {
             Failure::of(Status::Failed, &error).hint("-force replaces it")
         }
+        RestoreError::Damaged {
+            before: Some(before),
+            ..
+        } => Failure::of(Status::Failed, &error).hint(format!(
+            "-txid {before} restores the newest state that the other files give"
+        )),
         _ => Failure::of(Status::Failed, &error),
     }
 }

@@ -324,3 +324,42 @@ fn force_leaves_a_database_alone_that_an_application_has_open() {
         "{left:?}"
     );
 }
+
+#[test]
+fn a_state_that_is_lost_is_told_with_the_newest_one_that_is_not() {
+    let live = Live::new();
+    for _ in 0..2 {
+        live.insert(1);
+        replica(live.plain_args(&["-once"])).ended(0);
+    }
+    let level = live.beside("replica/ltx/0");
+    let last = level.join(names(&level).pop().expect("there is a file"));
+    let bytes = fs::read(&last).expect("it can be read");
+    fs::write(&last, &bytes[..bytes.len() / 2]).expect("it can be written");
+    let (output, url) = (live.beside("restored.db"), live.url());
+    let restore = |more: &[&str]| {
+        let args = ["restore", "-o", text(&output), &url];
+        replica(args.iter().chain(more))
+    };
+
+    let lost = restore(&[]).ended(1);
+    let hint = lost
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("  hint: "));
+    let txid = hint
+        .and_then(|hint| hint.split(' ').nth(1))
+        .unwrap_or_default();
+    let found = restore(&["-txid", txid]);
+    let verified = replica(["ltx", "verify", &url]).ended(1);
+
+    assert_eq!(
+        hint,
+        Some(&*format!(
+            "-txid {txid} restores the newest state that the other files give"
+        ))
+    );
+    found.ended(0);
+    let told = format!("the last one that the sound files give is that after transaction {txid}");
+    assert!(verified.stdout.contains(&told), "{verified:?}");
+}
