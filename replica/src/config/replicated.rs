@@ -15,8 +15,9 @@ pub struct Replicated {
     /// The database and its settings: `sync-interval` is the window, `monitor-interval` says how
     /// often the log is looked at, and `checkpoint-interval` and `min-checkpoint-page-count` when it
     /// is checkpointed. `levels`, `snapshot`, `l0-retention` and `retention` say how the replica is
-    /// kept. A database's own `snapshot` holds for it alone, over the one at the top: Litestream
-    /// has one for all of them.
+    /// kept: what neither retention needs any more goes [five minutes](crate::Retention::grace)
+    /// later, so that a restore that was planned before finds its files. A database's own `snapshot`
+    /// holds for it alone, over the one at the top: Litestream has one for all of them.
     pub options: ReplicateOptions,
     /// Where its replica is kept.
     pub location: Location,

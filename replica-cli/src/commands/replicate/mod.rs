@@ -63,7 +63,8 @@ Examples:
 /// files are put together each 30 seconds, 5 minutes and hour, there is a snapshot a day, and what
 /// is older than 24 hours is deleted once nothing needs it: until then there is a state to restore
 /// for each 30 seconds, and for the last 5 minutes every single one. A configuration may say
-/// something else (levels, snapshot, l0-retention, retention).
+/// something else (levels, snapshot, l0-retention, retention). Whatever it says, files go 5 minutes
+/// after they may: a restore that has just begun finds them.
 ///
 /// The first SIGINT or SIGTERM stores what is committed, as far as there is time for it
 /// (-shutdown-sync-timeout), tells what it did, and ends with 0 where that is everything, and with 1
