@@ -4,6 +4,7 @@ mod checkpoint;
 mod decide;
 mod error;
 mod hold;
+mod likeness;
 mod looks;
 mod pending;
 mod prepare;
@@ -53,6 +54,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// files are there that the latest state is made of: a listing of each level.
 const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
 
+/// What an application may say to SQLite on each of its connections while its database is
+/// replicated: it spares whoever commits the checkpoints, which would do nothing then. Where nothing
+/// is replicated any more the log grows for ever with it.
+pub const DISABLE_AUTOCHECKPOINT_PRAGMA: &str = "PRAGMA wal_autocheckpoint=0";
+
 /// What to replicate, and how.
 ///
 /// What an application meets while its database is replicated:
@@ -62,8 +68,9 @@ const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
 ///   `BEGIN IMMEDIATE`: SQLite refuses to let one write that has read before others have written,
 ///   whatever the timeout.
 /// - Its own checkpoints of any kind find SQLite's checkpoint lock taken and are busy at once, which
-///   is no error to who commits: automatic ones do nothing, at next to no cost, and `PRAGMA
-///   wal_checkpoint` says so in its first column. None is needed.
+///   is no error to who commits: automatic ones do nothing, at next to no cost
+///   ([`DISABLE_AUTOCHECKPOINT_PRAGMA`] spares that too), and `PRAGMA wal_checkpoint` says so in its
+///   first column. None is needed.
 /// - `VACUUM` works and is replicated as one transaction. Another `journal_mode` can't be set.
 /// - Two small tables are added, with the names that Litestream gives them.
 #[derive(Clone)]
