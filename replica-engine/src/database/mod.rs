@@ -115,9 +115,9 @@ impl Observed {
     }
 
     /// How many bytes the committed frames have.
-    pub(crate) fn len(&self) -> u64 {
-        let frame_size = self.header.map_or(0, |header| header.frame_size() as u64);
-        u64::from(self.frames).saturating_mul(frame_size)
+    pub(crate) fn bytes(&self) -> u64 {
+        let frame_size = self.header.map_or(0, |header| header.frame_size());
+        u64::from(self.frames).saturating_mul(frame_size as u64)
     }
 }
 
@@ -209,6 +209,11 @@ impl Database {
             Some(size) => Ok((size, pages)),
             None => Err(self.unsteady()),
         }
+    }
+
+    /// The path of the database, without links.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of the log.
@@ -303,18 +308,17 @@ impl Database {
         end(&self.worker).and(read)
     }
 
-    /// Ends to read where all that is in the database file was copied, up to `copied` or further:
-    /// then the lock alone lets the log be begun anew only once all of it was.
-    pub(crate) fn release(&self, copied: &Chain) -> Result<(), ReplicateError> {
+    /// Ends to read where all that is in the database file was copied, as `is_copied` says: then the
+    /// lock alone lets the log be begun anew only once all of it was.
+    pub(crate) fn release(
+        &self,
+        is_copied: impl FnOnce(&Observed) -> bool,
+    ) -> Result<(), ReplicateError> {
         if !self.keeper.reads() {
             return Ok(());
         }
-        let Observed {
-            header, backfilled, ..
-        } = self.observe()?;
-        let is_same = header == Ok(*copied.header());
-        let is_copied = backfilled == 0 || is_same && backfilled <= copied.frames();
-        if is_copied && self.keeper.has_lock() {
+        let observed = self.observe()?;
+        if is_copied(&observed) && self.keeper.has_lock() {
             let ended = self.keeper.end();
             ended.map_err(|source| self.failed("unlock", source))?;
         }
@@ -501,7 +505,7 @@ impl Database {
     ) -> Result<(Changes, Frames), ReplicateError> {
         let mut changes = Changes::since(start);
         let file = self.take(&mut changes, frames, bytes, |_| {})?;
-        Ok((changes, Frames::InLog(file)))
+        Ok((changes, Frames::in_log(file)))
     }
 
     /// Takes the frames up to number `frames` too, and keeps the last one of each page in `copies`.

@@ -4,6 +4,8 @@ mod checkpoint;
 mod decide;
 mod error;
 mod glance;
+mod hold;
+mod likeness;
 mod looks;
 mod pending;
 mod prepare;
@@ -19,7 +21,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ltx::{PageSize, Txid};
@@ -35,13 +37,12 @@ pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 pub use workers::Workers;
 
-use crate::database::{Database, Observed};
+use crate::database::Observed;
 use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
-use crate::wal::WalHeader;
-use checkpoint::{Bounds, Hindrance};
-use decide::Place;
+use checkpoint::Checkpointing;
+use hold::{Hold, Member};
 pub(crate) use pending::lock;
 use pending::{Contents, Failure, Pending};
 use prepare::Preparing;
@@ -60,6 +61,11 @@ const GLANCE_PAUSE: Duration = Duration::from_millis(20);
 /// How many times, which is five seconds.
 const GLANCES_MAX: usize = 250;
 
+/// What an application may say to SQLite on each of its connections while its database is
+/// replicated: it spares whoever commits the checkpoints, which would do nothing then. Where nothing
+/// is replicated any more the log grows for ever with it.
+pub const DISABLE_AUTOCHECKPOINT_PRAGMA: &str = "PRAGMA wal_autocheckpoint=0";
+
 /// What to replicate, and how.
 ///
 /// What an application meets while its database is replicated:
@@ -69,8 +75,9 @@ const GLANCES_MAX: usize = 250;
 ///   `BEGIN IMMEDIATE`: SQLite refuses to let one write that has read before others have written,
 ///   whatever the timeout.
 /// - Its own checkpoints of any kind find SQLite's checkpoint lock taken and are busy at once, which
-///   is no error to who commits: automatic ones do nothing, at next to no cost, and `PRAGMA
-///   wal_checkpoint` says so in its first column. None is needed.
+///   is no error to who commits: automatic ones do nothing, at next to no cost
+///   ([`DISABLE_AUTOCHECKPOINT_PRAGMA`] spares that too), and `PRAGMA wal_checkpoint` says so in its
+///   first column. None is needed.
 /// - `VACUUM` works and is replicated as one transaction. Another `journal_mode` can't be set.
 /// - Two small tables are added, with the names that Litestream gives them.
 #[derive(Clone)]
@@ -94,7 +101,9 @@ pub struct ReplicateOptions {
     /// more, so that it is hardly exceeded: each transaction waits for some 35 ms in the end. It
     /// grows further while the whole database is being stored, while the store is away or takes
     /// longer than five seconds for a file, while an application's reader needs it, and by a
-    /// transaction that is larger.
+    /// transaction that is larger. Of several replicas one whose store is away is waited for up to a
+    /// half of it, and one that is slow up to all of it, and nobody is slowed down for either; then
+    /// the others go on without it.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -176,31 +185,26 @@ pub struct Synced {
 ///
 /// There must be one of them to a replica, here and anywhere, Litestream included. A second one is
 /// noticed by the files that it writes, some of which may be lost by then.
+///
+/// # Several replicas of one database
+///
+/// Open one of these for each, in one process. They hold the database together, and each goes on at
+/// its own pace: it has its own place in the log, its own status and its own troubles, and may be
+/// opened, shut down or dropped at any time. The log is begun anew once all of them have it, where a
+/// few megabytes that one still lacks are kept in memory for it; give them the same
+/// [`wal_max`](ReplicateOptions::wal_max), which says for how long one that is behind is waited for.
+/// Those in another process know nothing of these, and keep the log from being begun anew.
 pub struct Replicator {
     client: Arc<dyn ReplicaClient>,
     options: ReplicateOptions,
-    database: Arc<Mutex<Database>>,
-    /// Where the replica stands in the log, or why that is not known.
-    place: Result<Place, SnapshotReason>,
+    hold: Arc<Hold>,
+    /// Where the replica stands in the log, and what is being stored.
+    member: Arc<Member>,
     /// The last file of the replica.
     last: Option<Last>,
-    /// The file that is being stored. After an error of the store it may be there already, so the
-    /// very same one is stored again.
-    pending: Option<Pending>,
-    /// Whether the last file could not be stored.
-    is_failing: bool,
     /// What the log was when it was last looked at for a sync that has come to its end, if the hold
     /// is still the same.
     synced: Option<Observed>,
-    checkpointed: Instant,
-    /// For how many checkpoints in a row there was more to do than may be while nobody can write.
-    vain: u32,
-    /// The log that the last checkpoint has left to be begun anew.
-    recycled: Option<WalHeader>,
-    /// The log that a checkpoint has not left to be begun anew because somebody was reading it.
-    read: Option<WalHeader>,
-    /// The one that has come about with twice.
-    kept: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
     /// When it was last looked whether the latest state can be restored.
@@ -254,8 +258,7 @@ impl Replicator {
         options: ReplicateOptions,
     ) -> Result<Replicator, ReplicateError> {
         let path = options.database.clone();
-        let database = run_blocking(move || Database::open(&path)).await??;
-        let database = Arc::new(Mutex::new(database));
+        let hold = run_blocking(move || Hold::open(&path)).await??;
         // What another process has stored just before is there, and may not be listed yet.
         sleep(client.capabilities().list_lag).await;
         let listed = upkeep::list(&*client).await?;
@@ -266,7 +269,7 @@ impl Replicator {
             Some(_) if RestorePlan::new(Target::Latest, &files).is_err() => {
                 Err(SnapshotReason::Incomplete)
             }
-            Some(newest) => newest.place(&files, &database, &client).await?,
+            Some(newest) => newest.place(&files, &hold.database, &client).await?,
         };
         let certain = match client.capabilities().timestamp_resolution {
             Some(_) => listed.certain((options.clock)()),
@@ -275,21 +278,14 @@ impl Replicator {
         Ok(Replicator {
             client,
             options,
-            database,
-            place,
+            member: hold.join(place),
+            hold,
             last: newest.map(|newest| Last {
                 info: newest.info,
                 time: newest.time(),
                 page_size: newest.header.map(|header| header.page_size()),
             }),
-            pending: None,
-            is_failing: false,
             synced: None,
-            checkpointed: Instant::now(),
-            vain: 0,
-            recycled: None,
-            read: None,
-            kept: None,
             looked: None,
             surveyed: Instant::now(),
             is_doubtful: false,
@@ -307,7 +303,7 @@ impl Replicator {
 
     /// Why the next file will hold the whole database, where it will.
     pub fn snapshot_reason(&self) -> Option<SnapshotReason> {
-        self.place.err()
+        self.member.standing().place.err()
     }
 
     /// Stores everything that was committed before this call, and returns when it is stored.
@@ -321,6 +317,12 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`].
     pub async fn sync(&mut self) -> Result<Synced, ReplicateError> {
+        let synced = self.store_all().await;
+        self.member.standing().is_failing = synced.is_err();
+        synced
+    }
+
+    async fn store_all(&mut self) -> Result<Synced, ReplicateError> {
         let (mut files, mut snapshot) = (Vec::new(), None);
         let mut target: Option<Observed> = None;
         let mut attempts = 1;
@@ -343,12 +345,7 @@ impl Replicator {
                 break;
             }
         }
-        if let (Ok(place), Some(target)) = (&mut self.place, target) {
-            place.complete = true;
-            place.empty = target.frames == 0;
-            place.hold = target.hold;
-        }
-        self.synced = target;
+        self.synced = target.filter(|target| self.member.standing().has_all(target));
         Ok(Synced {
             txid: self.last.map_or(Txid::FIRST, |last| last.txid()),
             files,
@@ -367,9 +364,10 @@ impl Replicator {
     /// Any [`ReplicateError`]. The next sync goes on where the last one was.
     pub async fn upkeep(&mut self, quiet: bool) -> Result<Option<Checkpointed>, ReplicateError> {
         let schedule = self.schedule();
+        let past = *self.hold.past();
         let past = Past {
-            elapsed: self.checkpointed.elapsed(),
-            recycled: self.recycled,
+            elapsed: past.at.elapsed(),
+            recycled: past.recycled,
         };
         let synced = self.synced.as_ref();
         match synced.and_then(|observed| due(&schedule, observed, past, quiet)) {
@@ -389,39 +387,16 @@ impl Replicator {
         &mut self,
         how: Checkpoint,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
-        let (Some(synced), Ok(place), None) = (self.synced.take(), self.place, &self.pending)
-        else {
+        if self.synced.take().is_none() {
             return Ok(None);
+        }
+        self.hold.past().at = Instant::now();
+        let checkpointing = Checkpointing {
+            hold: Arc::clone(&self.hold),
+            own: Arc::clone(&self.member),
+            schedule: self.schedule(),
         };
-        let log = synced.header.ok();
-        self.kept = self.kept.filter(|kept| Some(*kept) == log);
-        if log.is_some() && log == self.recycled {
-            self.read(log);
-        }
-        let bounds = Bounds::after(self.vain);
-        self.checkpointed = Instant::now();
-        // Until it is known how this has ended, and for ever where it is dropped.
-        self.place = Ok(Place {
-            complete: false,
-            empty: false,
-            ..place
-        });
-        let preparing = self.preparing(Ok(place));
-        let done = run_blocking(move || preparing.checkpoint(how, bounds)).await??;
-        self.recycled = done.recycled;
-        match done.hindrance {
-            Some(Hindrance::TooMuch) => self.vain = self.vain.saturating_add(1),
-            Some(Hindrance::Reader) => self.read(log),
-            None if done.recycled.is_some() => self.vain = 0,
-            None => {}
-        }
-        self.place = Ok(Place {
-            complete: done.complete,
-            empty: done.empty,
-            ..place
-        });
-        self.pending = done.pending;
-        Ok(done.checkpointed)
+        run_blocking(move || checkpointing.checkpoint(how)).await?
     }
 
     /// Looks once more whether what was stored is still there as it was stored: to be called at the
@@ -444,16 +419,24 @@ impl Replicator {
         &mut self,
         target: &mut Option<Observed>,
     ) -> Result<Option<(Vec<FileInfo>, Option<SnapshotReason>)>, ReplicateError> {
-        if self.pending.is_none() {
+        let mut pending = self.member.standing().pending.clone();
+        if pending.is_none() {
             self.survey().await?;
-            let preparing = self.preparing(self.place);
-            let prepared = run_blocking(move || preparing.prepare()).await??;
-            if target.is_none_or(|target| target.header != prepared.observed.header) {
-                *target = Some(prepared.observed);
+            if self.member.standing().is_let_go {
+                // Nobody needs to wait for it again before it answers.
+                self.look(None).await?;
             }
-            self.pending = prepared.pending;
+            let preparing = self.preparing();
+            let prepared = run_blocking(move || preparing.prepare()).await??;
+            let is_other = |target: Observed, observed: Observed| target.header != observed.header;
+            if let Some(observed) = prepared.observed
+                && (prepared.anew || target.is_none_or(|target| is_other(target, observed)))
+            {
+                *target = Some(observed);
+            }
+            pending = prepared.pending;
         }
-        let Some(pending) = self.pending.clone() else {
+        let Some(pending) = pending else {
             return Ok(None);
         };
         if self
@@ -463,9 +446,7 @@ impl Replicator {
             self.look(Some(&pending)).await?;
         }
 
-        let stored = self.store(&pending).await;
-        self.is_failing = stored.is_err();
-        let (start, info) = match stored {
+        let (start, info) = match self.store(&pending).await {
             Ok(stored) => stored,
             Err(error) => {
                 if !matches!(error, ReplicateError::Store(_)) {
@@ -475,7 +456,6 @@ impl Replicator {
             }
         };
 
-        self.pending = None;
         self.is_doubtful |= self.surveyed.elapsed() >= SURVEY_AGAIN;
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         let sizes = files.iter().map(|file| (file.id, Some(file.size)));
@@ -496,30 +476,20 @@ impl Replicator {
             time,
             page_size: Some(pending.header.page_size()),
         });
-        let (complete, empty, hold) = self.place.map_or((false, false, 0), |place| {
-            (place.complete, place.empty, place.hold)
-        });
-        self.place = Ok(Place {
-            end: *pending.changed.end(),
-            commit: pending.header.commit(),
-            complete,
-            empty: empty && pending.is_copied(),
-            hold,
-        });
+        self.member.standing().stored(&pending);
         Ok(Some((files, pending.contents.reason())))
     }
 
     /// Gives up a file that can't be made. Where it could be before, it may be in the replica by now
     /// or later on, so its transaction is left to it: restores begin behind it from now on.
     fn give_up(&mut self, pending: &Pending) {
-        self.pending = None;
+        let mut standing = self.member.standing();
+        standing.give_up();
         if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
             self.ours.insert(pending.file(), None);
             last.info.id = pending.file();
             last.time = pending.header.timestamp();
-            self.place = Err(SnapshotReason::Incomplete);
-        } else if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
-            place.complete = false;
+            standing.place = Err(SnapshotReason::Incomplete);
         }
     }
 
@@ -537,12 +507,17 @@ impl Replicator {
 
     async fn write(&self, pending: &Pending) -> Result<FileInfo, ReplicateError> {
         let failure = Failure::default();
-        let body = pending.body(&self.database, &failure).await?;
+        let body = pending.body(&self.hold.database, &failure).await?;
         let time = pending.header.timestamp();
         let write = self.client.write(pending.file(), time, body);
-        let written = match pending.contents {
-            Contents::Changes if !self.is_failing => self.while_watching(write).await,
-            Contents::Changes | Contents::Everything(_) => write.await,
+        let is_waited_for = {
+            let is_failing = self.member.standing().is_failing;
+            let is_kept = self.hold.past().kept.is_some();
+            !is_failing && !is_kept && pending.contents == Contents::Changes
+        };
+        let written = match is_waited_for {
+            true => self.while_watching(write).await,
+            false => write.await,
         };
         written.map_err(|error| lock(&failure).take().unwrap_or(error.into()))
     }
@@ -550,18 +525,18 @@ impl Replicator {
     /// Waits for a file to be stored, and has writers slowed down if the log grows too fast
     /// meanwhile. A store that takes longer is not waited for.
     async fn while_watching<T>(&self, write: impl Future<Output = T>) -> T {
-        let mut write = pin!(write);
+        let (mut write, schedule) = (pin!(write), self.schedule());
         for _ in 0..GLANCES_MAX {
             if let Ok(written) = timeout(GLANCE_PAUSE, &mut write).await {
                 return written;
             }
             // Whoever is at it sees to that too.
-            if let (Ok(mut database), None) = (self.database.try_lock(), self.kept)
+            if let Ok(mut database) = self.hold.database.try_lock()
                 && database
                     .log_len()
-                    .is_some_and(|len| self.schedule().is_watched(len))
+                    .is_some_and(|len| schedule.is_watched(len))
             {
-                database.slow_writers(self.options.wal_max);
+                database.slow_writers(schedule.wal_max);
                 break;
             }
         }
@@ -644,7 +619,7 @@ impl Replicator {
             whole = is_whole().await;
         }
         if !whole? {
-            self.place = Err(SnapshotReason::Incomplete);
+            self.member.standing().place = Err(SnapshotReason::Incomplete);
         }
         self.surveyed = Instant::now();
         self.is_doubtful = false;
@@ -653,20 +628,12 @@ impl Replicator {
 
     /// Whether the replica has all that was there when `target` was observed.
     fn has_reached(&self, target: Option<Observed>) -> bool {
-        match (&self.place, target) {
+        match (self.member.standing().place, target) {
             (Ok(place), Some(target)) => {
                 target.header == Ok(*place.end.header()) && target.frames <= place.end.frames()
             }
             _ => false,
         }
-    }
-
-    /// Notes that somebody was reading this log when it should have been begun anew.
-    fn read(&mut self, log: Option<WalHeader>) {
-        if self.read == log {
-            self.kept = log;
-        }
-        self.read = log;
     }
 
     fn schedule(&self) -> Schedule {
@@ -677,14 +644,13 @@ impl Replicator {
         }
     }
 
-    fn preparing(&self, place: Result<Place, SnapshotReason>) -> Preparing {
+    fn preparing(&self) -> Preparing {
         Preparing {
-            database: Arc::clone(&self.database),
-            place,
+            hold: Arc::clone(&self.hold),
+            member: Arc::clone(&self.member),
             last: self.last,
             file_max: self.options.file_max,
             schedule: self.schedule(),
-            kept: self.kept,
             now: (self.options.clock)(),
         }
     }

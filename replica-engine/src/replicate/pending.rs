@@ -33,6 +33,8 @@ pub(crate) struct Pending {
     pub(crate) frames: Arc<Frames>,
     /// Whether all of its bytes were handed to the store some time.
     pub(crate) handed_on: Arc<AtomicBool>,
+    /// Whether the database file may have been changed since, where it has the whole database.
+    pub(crate) void: Arc<AtomicBool>,
 }
 
 /// Which pages a file has.
@@ -95,7 +97,13 @@ impl Pending {
 
     /// Whether the log may have been begun anew since.
     pub(crate) fn is_copied(&self) -> bool {
-        matches!(*self.frames, Frames::Copied { .. })
+        self.frames.copies().is_some()
+    }
+
+    /// The database file is changed from now on, as long as the database is locked: who reads of it
+    /// what this file lacks finds that out.
+    pub(crate) fn make_void(&self) {
+        self.void.store(true, Ordering::Relaxed);
     }
 
     /// The file's bytes. Where they can't be had, `failure` says why.
@@ -248,7 +256,12 @@ impl Maker {
             return Ok(false);
         };
         self.block.resize(at_once as usize * page_size.bytes(), 0);
-        lock(&self.making.database).read_pages(first, page_size, &mut self.block)?;
+        let database = lock(&self.making.database);
+        if pending.void.load(Ordering::Relaxed) {
+            return Err(database.unsteady());
+        }
+        database.read_pages(first, page_size, &mut self.block)?;
+        drop(database);
         let pgnos = (first.get()..).filter_map(Pgno::new);
         for (pgno, in_file) in pgnos.zip(self.block.chunks(page_size.bytes())) {
             let changed = pending.changed.pages().get(self.changed);

@@ -52,7 +52,7 @@ pub(crate) fn due(
     }
     // The rest is left for what is written until the log begins anew. One that was in vain is
     // followed by another at once, and by a firmer one.
-    if observed.len() >= schedule.wal_max / FIRM_FROM {
+    if observed.bytes() >= schedule.wal_max / FIRM_FROM {
         return Some(Checkpoint::Firm);
     }
     let is_long = observed.frames >= schedule.pages;

@@ -8,6 +8,7 @@ mod format;
 mod model;
 mod resume;
 mod running;
+mod several;
 mod store;
 mod support;
 mod upkeep;
