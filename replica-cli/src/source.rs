@@ -271,7 +271,9 @@ fn no_replica(database: &Path) -> Failure {
         Status::Usage,
         format!("{path} is a SQLite database, not a replica, and there is no configuration that says where its replica is"),
     )
-    .hint(format!("replica restore -o {path} URL, or give -config"))
+    .hint(format!(
+        "give the URL of its replica, or -config; to restore it: replica restore -o {path} URL"
+    ))
 }
 
 fn at(location: Location) -> Result<Source, Failure> {

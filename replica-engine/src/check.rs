@@ -67,7 +67,7 @@ pub enum Finding {
         before: FileId,
     },
     /// The sound files don't give the latest state.
-    #[error("the latest state can't be restored: {0}")]
+    #[error("the latest state can't be restored: {}", why(.0))]
     Unrestorable(PlanError),
     /// The store has lost the times of files, as a plain copy of a folder does. Restoring a time
     /// takes longer then, and is right all the same.
@@ -260,6 +260,17 @@ pub async fn check(
         restorable,
         findings: findings.all,
     })
+}
+
+/// Why the sound files don't give the latest state, for which they were asked by its number.
+fn why(error: &PlanError) -> String {
+    match error {
+        PlanError::TxidBeyondEnd { txid, last } => format!(
+            "it is that after transaction {txid}, and the last one that the sound files give is \
+             that after transaction {last}"
+        ),
+        error => error.to_string(),
+    }
 }
 
 fn latest(listed: &[FileInfo]) -> Target {

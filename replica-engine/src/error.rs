@@ -27,6 +27,8 @@ pub enum RestoreError {
         txid: Txid,
         /// The files that can't be used. Never empty.
         damaged: Vec<Damage>,
+        /// The last transaction before it whose state the other files give, by their names.
+        before: Option<Txid>,
     },
     /// Files that tell which state was the last one from before a time, or hold it, are damaged.
     #[error(
@@ -56,6 +58,12 @@ pub enum RestoreError {
     )]
     LeftOver {
         /// The write-ahead log, shared-memory file or journal.
+        path: PathBuf,
+    },
+    /// Somebody has the database open that was to be replaced, and would go on with the old one.
+    #[error("{} is open in an application: end that first, or restore to another path", path.display())]
+    Occupied {
+        /// The target.
         path: PathBuf,
     },
     /// The target is a folder or a device, or no path of a file.

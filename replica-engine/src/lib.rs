@@ -23,6 +23,7 @@ mod fetch;
 mod follow;
 mod integrity;
 mod listing;
+mod occupied;
 mod plan;
 mod progress;
 mod replicate;
@@ -44,8 +45,8 @@ pub use integrity::Integrity;
 pub use plan::{PlanError, RestorePlan, Target};
 pub use progress::Progress;
 pub use replicate::{
-    Checkpoint, Checkpointed, Ended, Event, ReplicateError, ReplicateOptions, Replication,
-    Replicator, SnapshotReason, Status, Synced, Trouble, Workers,
+    Checkpoint, Checkpointed, DISABLE_AUTOCHECKPOINT_PRAGMA, Ended, Event, ReplicateError,
+    ReplicateOptions, Replication, Replicator, SnapshotReason, Status, Synced, Trouble, Workers,
 };
 pub use restore::{RestoreOptions, Restored, plan, restore};
 pub use staged::Existing;

@@ -13,6 +13,7 @@ use crate::damage::ReadFailure;
 use crate::fetch::pieces;
 use crate::integrity::check_integrity;
 use crate::listing::{Listing, read_header};
+use crate::plan::restore_points;
 use crate::progress::Listener;
 use crate::staged::{Destination, Staged};
 use crate::verify::verify;
@@ -181,7 +182,7 @@ pub(crate) async fn rebuild(
         damaged.push(damage);
         let wanted = choice.plan.txid();
         if damaged.len() > REPLANS_MAX {
-            return Err(lost(wanted, damaged));
+            return Err(lost(wanted, damaged, &listing));
         }
         if let Target::Time(time) = choice.target
             && listing.last_before(time) == Some(wanted)
@@ -197,7 +198,7 @@ pub(crate) async fn rebuild(
         listing.files.retain(sound);
         choice.plan = match replan(choice.target, wanted, gone, &listing, &damaged) {
             Ok(plan) => plan,
-            Err(None) => return Err(lost(wanted, damaged)),
+            Err(None) => return Err(lost(wanted, damaged, &listing)),
             Err(Some((time, txid))) => {
                 return Err(RestoreError::InDoubt {
                     time,
@@ -209,8 +210,16 @@ pub(crate) async fn rebuild(
     }
 }
 
-fn lost(txid: Txid, damaged: Vec<Damage>) -> RestoreError {
-    RestoreError::Damaged { txid, damaged }
+fn lost(txid: Txid, damaged: Vec<Damage>, listing: &Listing) -> RestoreError {
+    let is_sound = |file: &&FileInfo| damaged.iter().all(|damage| damage.file != file.id);
+    let sound: Vec<FileInfo> = listing.files.iter().filter(is_sound).copied().collect();
+    let points = restore_points(&sound);
+    let before = points.range(..txid).next_back().map(|(txid, _)| *txid);
+    RestoreError::Damaged {
+        txid,
+        damaged,
+        before,
+    }
 }
 
 /// The files that are restored, and what they were chosen for.

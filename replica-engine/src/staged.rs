@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::RestoreError;
+use crate::occupied::is_occupied;
 
 /// What to do with a database that is at the target already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,9 @@ pub enum Existing {
     Refuse,
     /// Put the restored database in its place once that is whole, with the same permissions and,
     /// where this user may, the same owner, and remove its write-ahead log, shared memory and
-    /// journal. Anything but a regular file is refused.
+    /// journal. Anything but a regular file is refused, and so is a database that somebody has open,
+    /// who would go on with a file that has no name any more. SQLite's locks tell of that: of one
+    /// in WAL mode always, of another one while it is read or written.
     ///
     /// The log is out of the way while the one database takes the other's place. A process that is
     /// killed in that very moment leaves it as `.replica-restore-<number>-<name>-wal`: where the old
@@ -101,12 +104,14 @@ impl Destination {
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Checks that nothing is there that must stay: anything, or anything but a file.
+    /// Checks that nothing is there that must stay: anything, or anything but a file that nobody
+    /// has open.
     fn check_nothing_is_there(&self) -> Result<(), RestoreError> {
         let path = self.path.clone();
         if self.existing == Existing::Replace {
             return match path.metadata() {
                 Ok(there) if !there.is_file() => Err(RestoreError::NotAFile { path }),
+                Ok(_) if is_occupied(&path) => Err(RestoreError::Occupied { path }),
                 _ => Ok(()),
             };
         }

@@ -56,12 +56,16 @@
 //! ```
 //!
 //! An application writes to its database as ever, through connections of its own, and leaves the
-//! checkpoints to replication: `PRAGMA wal_autocheckpoint=0` spares its writers the attempts. It
+//! checkpoints to replication: [`DISABLE_AUTOCHECKPOINT_PRAGMA`] spares its writers the attempts. It
 //! should set a `busy_timeout`. There must be one replication to a replica, and one of a database.
 //!
-//! What fails is tried again for as long as it takes ([`Event::Interrupted`], and then
-//! [`Event::Resumed`]), unless it lasts: [`ReplicateError::is_lasting`]. What the application does
-//! about that is its own policy: go on and report itself as degraded, or end.
+//! A store that gives no answer is an error of [`Replicator::open`]. Once it is started, what fails
+//! is tried again for as long as it takes ([`Event::Interrupted`], and then [`Event::Resumed`]),
+//! unless it lasts: [`ReplicateError::is_lasting`]. What the application does about that is its own
+//! policy: go on and report itself as degraded, or end. The example `service` has both.
+//!
+//! Those who ask, such as the handlers of a server, need `&Replication`, and the end needs the whole
+//! of it: an `RwLock<Option<Replication>>` that they share is one place for it.
 //!
 //! # Restore
 //!
@@ -118,13 +122,14 @@ pub use replica_core::{
     Level, ReplicaClient, Result, Timestamp, Timestamps, Txid, TxidRange,
 };
 pub use replica_engine::{
-    CheckProgress, Checked, Checkpoint, Checkpointed, Compared, Damage, Differences, Doubt, Ended,
-    Event, Existing, Fault, Finding, Flaw, FollowError, FollowOptions, Followed, Follower,
-    Integrity, LevelSurvey, Levels, PlanError, Progress, ReplicateError, ReplicateOptions,
-    Replication, Replicator, RestoreError, RestoreOptions, RestorePlan, RestorePoint, Restored,
-    Retention, SnapshotReason, Standing, Status, Survey, Synced, Target, Trouble, UpkeepError,
-    UpkeepJob, UpkeepOptions, UpkeepTrouble, Verdict, VerifyError, VerifyOptions, VerifyProgress,
-    Workers, check, compact, compact_to, plan, restore, snapshot, verify,
+    CheckProgress, Checked, Checkpoint, Checkpointed, Compared, DISABLE_AUTOCHECKPOINT_PRAGMA,
+    Damage, Differences, Doubt, Ended, Event, Existing, Fault, Finding, Flaw, FollowError,
+    FollowOptions, Followed, Follower, Integrity, LevelSurvey, Levels, PlanError, Progress,
+    ReplicateError, ReplicateOptions, Replication, Replicator, RestoreError, RestoreOptions,
+    RestorePlan, RestorePoint, Restored, Retention, SnapshotReason, Standing, Status, Survey,
+    Synced, Target, Trouble, UpkeepError, UpkeepJob, UpkeepOptions, UpkeepTrouble, Verdict,
+    VerifyError, VerifyOptions, VerifyProgress, Workers, check, compact, compact_to, plan, restore,
+    snapshot, verify,
 };
 pub use stack::{stack, stack_to_replicate};
 

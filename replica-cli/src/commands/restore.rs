@@ -75,6 +75,9 @@ pub(crate) struct RestoreArgs {
 
     /// Replace an existing database, and remove what SQLite keeps beside it
     ///
+    /// One that somebody has open is refused, as far as SQLite's locks tell: in WAL mode always,
+    /// else while it is read or written.
+    ///
     /// The old database's write-ahead log is out of the way while the new one takes its place. A
     /// restore that is killed in that very moment leaves it in the same folder as
     /// .replica-restore-<16 hex digits>-DATABASE-wal. To keep the old database, rename it to
@@ -311,6 +314,12 @@ fn failed(error: RestoreError, source: &Source) -> Failure {
         RestoreError::TargetExists { .. } | RestoreError::LeftOver { .. } => {
             Failure::of(Status::Failed, &error).hint("-force replaces it")
         }
+        RestoreError::Damaged {
+            before: Some(before),
+            ..
+        } => Failure::of(Status::Failed, &error).hint(format!(
+            "-txid {before} restores the newest state that the other files give"
+        )),
         _ => Failure::of(Status::Failed, &error),
     }
 }

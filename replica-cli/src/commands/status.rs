@@ -81,7 +81,8 @@ impl StatusArgs {
             let args = SourceArgs::new(name, self.config.clone());
             match find(&args, self.database.clone()).await {
                 Ok(found) => {
-                    if found.survey.unrestorable.is_some() {
+                    if found.survey.unrestorable.is_some() || matches!(found.standing, Some(Err(_)))
+                    {
                         status = Status::Failed;
                     }
                     match self.json {

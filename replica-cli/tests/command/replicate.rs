@@ -589,13 +589,11 @@ fn a_database_that_is_replaced_is_a_clear_end() {
     );
 }
 
-/// It ended for this database alone, the process went on with the others, and nobody noticed.
-#[test]
-fn one_of_several_databases_that_is_replaced_is_gone_on_with() {
-    let lives = [Live::new(), Live::new()];
+/// A configuration with all of these databases.
+fn configured(lives: &[Live; 2]) -> PathBuf {
     let config = lives[0].beside("litestream.yml");
     let mut lines = String::from("dbs:\n");
-    for live in &lives {
+    for live in lives {
         let (path, url) = (live.path(), live.url());
         lines += &format!(
             "  - path: {}\n    replica:\n      url: {url}\n",
@@ -603,6 +601,118 @@ fn one_of_several_databases_that_is_replaced_is_gone_on_with() {
         );
     }
     fs::write(&config, lines).expect("a file can be written");
+    config
+}
+
+/// A database that nobody had made yet ended the replication of all the others.
+#[test]
+fn one_of_several_databases_that_is_missing_is_waited_for() {
+    let lives = [Live::new(), Live::new().without_database()];
+    let config = configured(&lives);
+    let [live, missing] = lives;
+    let args = ["replicate", "-json", "-config", text(&config)];
+
+    let mut running = Running::start(args);
+    let told = running.wait_for("missing");
+    running.wait_for("synced");
+    let made = missing.again();
+    running.wait_for("synced");
+    for live in [&live, &made] {
+        live.insert(3);
+    }
+    send("TERM", running.id());
+
+    let ran = running.end(0);
+    assert_eq!(told["level"], "warn");
+    assert_eq!(told["database"], made.path().display().to_string());
+    assert_eq!(ran.all("missing").len(), 1, "{ran:#?}");
+    for live in [&live, &made] {
+        assert_eq!(restored(&live.url()), live.rows());
+    }
+}
+
+/// One that was no database ended the replication of all the others.
+#[test]
+fn one_of_several_databases_that_can_not_be_opened_is_tried_again() {
+    let lives = [Live::new(), Live::new().without_database()];
+    let config = configured(&lives);
+    let [live, broken] = lives;
+    fs::write(broken.path(), "no database".repeat(100)).expect("a file can be written");
+    let args = ["replicate", "-json", "-config", text(&config)];
+
+    let mut running = Running::start(args);
+    let told = running.wait_for("put_off");
+    running.wait_for("synced");
+    fs::remove_file(broken.path()).expect("it is there");
+    let mended = broken.again();
+    running.wait_for("synced");
+    send("TERM", running.id());
+
+    let ran = running.end(0);
+    let error = told["error"].as_str().expect("an error");
+    assert!(error.contains("is not a SQLite database"), "{error}");
+    assert_eq!(told["level"], "error");
+    assert_eq!(ran.all("put_off").len(), 1, "{ran:#?}");
+    for live in [&live, &mended] {
+        assert_eq!(restored(&live.url()), live.rows());
+    }
+}
+
+#[test]
+fn one_of_several_databases_that_could_not_be_opened_until_the_end_is_a_failure() {
+    let lives = [Live::new(), Live::new().without_database()];
+    let config = configured(&lives);
+    fs::write(lives[1].path(), "no database".repeat(100)).expect("a file can be written");
+    let mut running = Running::start(["replicate", "-json", "-config", text(&config)]);
+    running.wait_for("put_off");
+    running.wait_for("synced");
+
+    send("TERM", running.id());
+
+    let ran = running.end(1);
+    let failed = ran.one("failed");
+    let message = failed["message"].as_str().expect("a message");
+    assert!(message.contains("is not a SQLite database"), "{message}");
+    assert_eq!(restored(&lives[0].url()), lives[0].rows());
+}
+
+#[test]
+fn where_none_of_several_databases_can_be_replicated_that_is_the_end() {
+    let lives = [
+        Live::new().without_database(),
+        Live::new().without_database(),
+    ];
+    let config = configured(&lives);
+
+    for once in [&[][..], &["-once"]] {
+        let args = [&["replicate", "-config", text(&config)], once].concat();
+        let ran = replica(args);
+
+        assert!(matches!(ran.status, Some(1 | 3)), "{ran:?}");
+        for live in &lives {
+            let told = format!("there is no database at {}", live.path().display());
+            assert!(ran.stderr.contains(&told), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn once_stores_those_of_several_databases_that_it_can() {
+    let lives = [Live::new().without_database(), Live::new()];
+    let config = configured(&lives);
+
+    let ran = replica(["replicate", "-once", "-config", text(&config)]).ended(1);
+
+    let told = format!("there is no database at {}", lives[0].path().display());
+    assert!(ran.stderr.contains(&told), "{ran:?}");
+    assert_eq!(restored(&lives[1].url()), lives[1].rows());
+}
+
+/// It ended for this database alone, the process went on with the others, and nobody noticed.
+#[test]
+fn one_of_several_databases_that_is_replaced_is_gone_on_with() {
+    let lives = [Live::new(), Live::new()];
+    let config = configured(&lives);
     let mut running = Running::start(["replicate", "-json", "-config", text(&config)]);
     running.wait_for("synced");
     running.wait_for("synced");

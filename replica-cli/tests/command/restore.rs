@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::replica::{Golden, folder, names, replica, snapshot_of_zeros};
+use crate::live::Live;
+use crate::replica::{Golden, folder, names, replica, snapshot_of_zeros, text};
 
 #[test]
 fn a_dry_run_gives_litestreams_plan_and_writes_nothing() {
@@ -302,4 +303,63 @@ fn sqlite_checks_the_database_when_asked_to() {
         assert_eq!(names(folder.path()), ["replica"]);
     }
     replica(args.iter().chain(&["-integrity-check", "none"])).ended(0);
+}
+
+/// The application went on with a file that had no name any more, and lost what it wrote.
+#[test]
+fn force_leaves_a_database_alone_that_an_application_has_open() {
+    let live = Live::new();
+    replica(live.plain_args(&["-once"])).ended(0);
+    let (path, url) = (live.path(), live.url());
+
+    let ran = replica(["restore", "-force", "-o", text(&path), &url]).ended(1);
+
+    let told = format!("{} is open in an application", path.display());
+    assert!(ran.stderr.contains(&told), "{ran:?}");
+    live.insert(1);
+    assert_eq!(live.rows().len(), 2);
+    let left: Vec<String> = names(&live.beside(""));
+    assert!(
+        !left.iter().any(|name| name.contains("restore")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_state_that_is_lost_is_told_with_the_newest_one_that_is_not() {
+    let live = Live::new();
+    for _ in 0..2 {
+        live.insert(1);
+        replica(live.plain_args(&["-once"])).ended(0);
+    }
+    let level = live.beside("replica/ltx/0");
+    let last = level.join(names(&level).pop().expect("there is a file"));
+    let bytes = fs::read(&last).expect("it can be read");
+    fs::write(&last, &bytes[..bytes.len() / 2]).expect("it can be written");
+    let (output, url) = (live.beside("restored.db"), live.url());
+    let restore = |more: &[&str]| {
+        let args = ["restore", "-o", text(&output), &url];
+        replica(args.iter().chain(more))
+    };
+
+    let lost = restore(&[]).ended(1);
+    let hint = lost
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("  hint: "));
+    let txid = hint
+        .and_then(|hint| hint.split(' ').nth(1))
+        .unwrap_or_default();
+    let found = restore(&["-txid", txid]);
+    let verified = replica(["ltx", "verify", &url]).ended(1);
+
+    assert_eq!(
+        hint,
+        Some(&*format!(
+            "-txid {txid} restores the newest state that the other files give"
+        ))
+    );
+    found.ended(0);
+    let told = format!("the last one that the sound files give is that after transaction {txid}");
+    assert!(verified.stdout.contains(&told), "{verified:?}");
 }

@@ -170,6 +170,18 @@ fn status_can_not_tell_of_a_log_that_the_replica_was_not_made_of() {
     assert!(told.contains("the database is another one"), "{told}");
 }
 
+/// A monitor that asks for the status alone took it for well.
+#[test]
+fn status_fails_where_the_database_can_not_be_read() {
+    let live = Live::new();
+    once(&live);
+    let missing = live.beside("missing.db");
+
+    let ran = status(&["-database", text(&missing), &live.url()]).ended(1);
+
+    assert_eq!(ran.json()[0]["database"]["state"], "unreadable", "{ran:?}");
+}
+
 #[test]
 fn status_is_for_people_unless_json_is_asked_for() {
     let live = Live::new();

@@ -14,6 +14,10 @@ use rusqlite::{Connection, Error, Result, ffi};
 
 /// The number of the lock under which SQLite checkpoints: WAL_CKPT_LOCK of its file format.
 const CHECKPOINT_LOCK: c_int = 1;
+/// The size of the regions in which SQLite maps the log's index.
+const REGION: c_int = 32_768;
+/// How many words of 32 bits the header has with which the first one begins, twice.
+const HEADER_WORDS: usize = 12;
 
 /// Reads the part of `connection`'s database file that begins at byte `offset`. What is beyond the
 /// end of the file reads as zeros, as it does for SQLite.
@@ -103,40 +107,94 @@ fn shm_lock(connection: &Connection, flags: c_int) -> Result<c_int> {
 /// header unequal, or neither valid, and waits for that lock. One that is reading never looks at
 /// the header again.
 pub(super) fn forget_index(connection: &Connection) -> Result<()> {
-    /// The size of the regions in which SQLite maps the index.
-    const REGION: c_int = 32_768;
-    /// That of the header's two copies, with which the first one begins.
-    const HEADERS: usize = 2 * 48;
+    /// The size of the header's two copies.
+    const HEADERS: usize = 2 * 4 * HEADER_WORDS;
     let file = pointer(connection)?;
-    let mut region: *mut c_void = ptr::null_mut();
-    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods. `xShmMap`
-    // stores the address of the first region, which is mapped for as long as the connection is in
-    // a transaction, as the caller sees to; or a null pointer, or it fails. The region is memory
-    // that other processes write, too, so that no reference to it is made, and what is written lies
+    let region = region(file)?;
+    // SAFETY: `file` is as `pointer` promises, and the region as `region` does. It is memory that
+    // other processes write, too, so that no reference to it is made, and what is written lies
     // within it.
+    unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
+        let x_shm_barrier = x_shm_barrier.ok_or_else(misuse)?;
+        let bytes: *mut u8 = region.cast();
+        for index in 0..HEADERS {
+            bytes.add(index).write_volatile(0);
+        }
+        x_shm_barrier(file);
+    }
+    Ok(())
+}
+
+/// The two copies of the header of the log's index, in 32-bit words of this machine, as they were at
+/// some moment: they are equal unless somebody was just writing one of them, or has died of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Index([[u32; HEADER_WORDS]; 2]);
+
+impl Index {
+    /// Whether it is none that has to be mended before anybody can read.
+    pub(crate) fn is_whole(&self) -> bool {
+        let [header, copy] = self.0;
+        let [is_init, ..] = header[3].to_ne_bytes();
+        header == copy && is_init != 0
+    }
+
+    /// How many bytes the committed frames of the log have.
+    fn log_len(&self) -> u64 {
+        /// The bytes before each page.
+        const FRAME_HEADER: u64 = 24;
+        let [header, _] = self.0;
+        // The word has two bytes and the size of a page, of which 1 stands for 65,536.
+        let [_, _, low, high] = header[3].to_ne_bytes();
+        let page_size = match u16::from_ne_bytes([low, high]) {
+            1 => 65_536,
+            size => u64::from(size),
+        };
+        u64::from(header[4]) * (page_size + FRAME_HEADER)
+    }
+}
+
+/// The header of the log's index at this very moment.
+///
+/// It costs no system call. The connection must have read a database in WAL mode.
+pub(super) fn index(connection: &Connection) -> Result<Index> {
+    let region = region(pointer(connection)?)?;
+    let words: *const u32 = region.cast::<u32>().cast_const();
+    let mut headers = [[0; HEADER_WORDS]; 2];
+    for (index, word) in headers.as_flattened_mut().iter_mut().enumerate() {
+        // SAFETY: the region is as `region` promises, and begins at the beginning of a page. It is
+        // memory that other processes write, too, so that no reference to it is made, and what is
+        // read lies within it.
+        *word = unsafe { words.add(index).read_volatile() };
+    }
+    Ok(Index(headers))
+}
+
+/// How many bytes the committed frames of the log have, without its header, at this very moment.
+pub(super) fn log_len(connection: &Connection) -> Result<u64> {
+    index(connection).map(|index| index.log_len())
+}
+
+/// The first region of the log's index, which has [`REGION`] bytes. SQLite keeps it mapped for as
+/// long as the connection of `file` has its log open: from when it has read a database in WAL mode
+/// until it is closed, and no longer than it is borrowed therefore.
+fn region(file: *mut ffi::sqlite3_file) -> Result<*mut c_void> {
+    let mut region: *mut c_void = ptr::null_mut();
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods, and methods
+    // before version 2 have no index. `xShmMap` stores the address of the region, or a null
+    // pointer, or it fails.
     let code = unsafe {
         let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let methods = methods.filter(|methods| methods.iVersion >= 2);
         let x_shm_map = methods.and_then(|methods| methods.xShmMap);
-        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
-        let (Some(x_shm_map), Some(x_shm_barrier)) = (x_shm_map, x_shm_barrier) else {
-            return Err(misuse());
-        };
+        let x_shm_map = x_shm_map.ok_or_else(misuse)?;
         let region_of: *mut *mut c_void = &mut region;
-        let code = x_shm_map(file, 0, REGION, 0, region_of.cast());
-        if code == ffi::SQLITE_OK && region.is_null() {
-            return Err(misuse());
-        }
-        if code == ffi::SQLITE_OK {
-            let bytes: *mut u8 = region.cast();
-            for index in 0..HEADERS {
-                bytes.add(index).write_volatile(0);
-            }
-            x_shm_barrier(file);
-        }
-        code
+        x_shm_map(file, 0, REGION, 0, region_of.cast())
     };
     match code {
-        ffi::SQLITE_OK => Ok(()),
+        ffi::SQLITE_OK if region.is_null() => Err(misuse()),
+        ffi::SQLITE_OK => Ok(region),
         code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
     }
 }

@@ -1,6 +1,7 @@
 //! A live database, held so that nobody begins its write-ahead log anew behind our back.
 
 mod apply;
+mod brake;
 mod file;
 mod frames;
 mod keeper;
@@ -20,6 +21,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
+use brake::Brake;
+pub(crate) use file::Index;
 pub(crate) use frames::{Copies, Frames};
 use keeper::{Keeper, begin, end};
 
@@ -73,6 +76,8 @@ pub(crate) struct Database {
     worker: Connection,
     /// How many holds were begun when there was none.
     holds: Cell<u32>,
+    /// What slows writers down, where anything does.
+    brake: Option<Brake>,
 }
 
 /// Which file of the system one is, whatever its name.
@@ -107,6 +112,12 @@ impl Observed {
     /// How many committed frames are not in the database file yet.
     pub(crate) fn left(&self) -> u32 {
         self.frames.saturating_sub(self.backfilled)
+    }
+
+    /// How many bytes the committed frames have.
+    pub(crate) fn bytes(&self) -> u64 {
+        let frame_size = self.header.map_or(0, |header| header.frame_size());
+        u64::from(self.frames).saturating_mul(frame_size as u64)
     }
 }
 
@@ -181,6 +192,7 @@ impl Database {
             keeper,
             worker,
             holds: Cell::new(1),
+            brake: None,
         })
     }
 
@@ -197,6 +209,11 @@ impl Database {
             Some(size) => Ok((size, pages)),
             None => Err(self.unsteady()),
         }
+    }
+
+    /// The path of the database, without links.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of the log.
@@ -291,22 +308,60 @@ impl Database {
         end(&self.worker).and(read)
     }
 
-    /// Ends to read where all that is in the database file was copied, up to `copied` or further:
-    /// then the lock alone lets the log be begun anew only once all of it was.
-    pub(crate) fn release(&self, copied: &Chain) -> Result<(), ReplicateError> {
+    /// Ends to read where all that is in the database file was copied, as `is_copied` says: then the
+    /// lock alone lets the log be begun anew only once all of it was.
+    pub(crate) fn release(
+        &self,
+        is_copied: impl FnOnce(&Observed) -> bool,
+    ) -> Result<(), ReplicateError> {
         if !self.keeper.reads() {
             return Ok(());
         }
-        let Observed {
-            header, backfilled, ..
-        } = self.observe()?;
-        let is_same = header == Ok(*copied.header());
-        let is_copied = backfilled == 0 || is_same && backfilled <= copied.frames();
-        if is_copied && self.keeper.has_lock() {
+        let observed = self.observe()?;
+        if is_copied(&observed) && self.keeper.has_lock() {
             let ended = self.keeper.end();
             ended.map_err(|source| self.failed("unlock", source))?;
         }
         Ok(())
+    }
+
+    /// What the log's index is at this moment, which costs next to nothing.
+    pub(crate) fn index(&self) -> Option<Index> {
+        file::index(&self.keeper.connection).ok()
+    }
+
+    /// Lets go of the checkpoint lock, if the log's index has to be mended, and mends it.
+    pub(crate) fn mend(&self) -> Result<(), ReplicateError> {
+        self.counts()?;
+        self.hold().map(drop)
+    }
+
+    /// How many bytes the committed frames of the log have at this moment, as far as that can be
+    /// told at no cost.
+    pub(crate) fn log_len(&self) -> Option<u64> {
+        file::log_len(&self.keeper.connection).ok()
+    }
+
+    /// Slows writers down from now on, once the log is near to `wal_max` bytes, if what is done now
+    /// does not take too long.
+    pub(crate) fn slow_writers(&mut self, wal_max: u64) {
+        let works = self.brake.take().filter(Brake::works);
+        let brake = works.unwrap_or_else(|| Brake::start(&self.path, wal_max));
+        brake.may_help();
+        self.brake = Some(brake);
+    }
+
+    /// The same, if it does slow them down, however long that takes, or no longer.
+    pub(crate) fn slow_writers_on(&self, is_certain: bool) {
+        match is_certain {
+            true => self.brake.iter().for_each(Brake::helps),
+            false => self.brake.iter().for_each(Brake::may_help),
+        }
+    }
+
+    /// Slows nobody down any more.
+    pub(crate) fn let_writers_go(&mut self) {
+        self.brake = None;
     }
 
     /// Keeps everybody from writing. `false` where others have been writing for as long as this
@@ -318,6 +373,15 @@ impl Database {
             // Somebody else of us has locked them already.
             return Ok(false);
         }
+        self.brake.iter().for_each(Brake::pause);
+        let locked = self.try_lock_writers();
+        if !matches!(locked, Ok(true)) {
+            self.brake.iter().for_each(Brake::resume);
+        }
+        locked
+    }
+
+    fn try_lock_writers(&mut self) -> Result<bool, ReplicateError> {
         let eagerly = self.worker.busy_handler(Some(|tries| {
             thread::sleep(LOCK_PAUSE);
             tries < LOCK_TRIES
@@ -347,6 +411,7 @@ impl Database {
         let read = self.keeper.read();
         // The application goes before the replica.
         let unlocked = end(&self.worker);
+        self.brake.iter().for_each(Brake::resume);
         unlocked
             .and(read)
             .map_err(|source| self.failed("unlock", source))
@@ -376,10 +441,13 @@ impl Database {
     /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
     /// reading or writing it at this very moment: this waits for nobody.
     pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {
+        self.brake.iter().for_each(Brake::pause);
         let at_once = self.worker.busy_timeout(Duration::ZERO);
-        self.patient_again(at_once, || {
+        let truncated = self.patient_again(at_once, || {
             self.between_locks("PRAGMA wal_checkpoint(TRUNCATE)")
-        })?
+        });
+        self.brake.iter().for_each(Brake::resume);
+        truncated?
     }
 
     /// Lets go of the checkpoint lock for a checkpoint, and takes it again.
@@ -437,7 +505,7 @@ impl Database {
     ) -> Result<(Changes, Frames), ReplicateError> {
         let mut changes = Changes::since(start);
         let file = self.take(&mut changes, frames, bytes, |_| {})?;
-        Ok((changes, Frames::InLog(file)))
+        Ok((changes, Frames::in_log(file)))
     }
 
     /// Takes the frames up to number `frames` too, and keeps the last one of each page in `copies`.

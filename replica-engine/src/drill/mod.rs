@@ -191,7 +191,7 @@ impl Drill<'_> {
 
         let restored = match self.restore(&newest).await {
             Ok(restored) => restored,
-            Err(RestoreError::Damaged { txid, damaged }) => {
+            Err(RestoreError::Damaged { txid, damaged, .. }) => {
                 return Ok(Some(Verdict::Bad(Flaw::Damaged { txid, damaged })));
             }
             // It was compacted meanwhile.

@@ -277,7 +277,7 @@ impl Follower {
             let is_older = txid < target;
             if is_older && let Some(txid) = target {
                 // Never a state before the one that was there to be had.
-                return Err(RestoreError::Damaged { txid, damaged }.into());
+                return Err(lost(txid, damaged).into());
             }
             target = txid;
             match self.apply(&files, anew).await? {
@@ -293,7 +293,7 @@ impl Follower {
                 Err(damage) => damaged.push(damage),
             }
             if let Some(txid) = target.filter(|_| damaged.len() > REPLANS_MAX) {
-                return Err(RestoreError::Damaged { txid, damaged }.into());
+                return Err(lost(txid, damaged).into());
             }
         }
     }
@@ -351,10 +351,7 @@ impl Follower {
         }
         let lost = |plan| match damaged.is_empty() {
             true => RestoreError::Plan(plan),
-            false => RestoreError::Damaged {
-                txid: newest,
-                damaged: damaged.to_vec(),
-            },
+            false => lost(newest, damaged.to_vec()),
         };
         let plan = RestorePlan::new(Target::Latest, &files).map_err(lost)?;
         Ok(Some((plan.needed().to_vec(), true)))
@@ -461,6 +458,15 @@ impl FollowOptions {
     fn position(&self, source: io::Error) -> FollowError {
         let path = Position::path(&self.output);
         FollowError::Position { path, source }
+    }
+}
+
+/// A state that can't be reached. An older one is of no use here.
+fn lost(txid: Txid, damaged: Vec<Damage>) -> RestoreError {
+    RestoreError::Damaged {
+        txid,
+        damaged,
+        before: None,
     }
 }
 

@@ -1,10 +1,15 @@
 //! Checkpoints the log, so that it can be begun anew.
 
-use super::decide::{Place, Step};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::decide::{Place, Step, decide, has_growth};
 use super::error::ReplicateError;
-use super::pending::{Contents, Pending, lock};
-use super::prepare::Preparing;
-use crate::database::{Backfill, Copies, Database, Frames, Observed};
+use super::hold::{Hold, Kept, Member, Standing};
+use super::pending::lock;
+use super::schedule::Schedule;
+use crate::database::{Backfill, Copies, Database, Observed};
 use crate::wal::{Chain, Changes, WalHeader};
 
 /// What is done at most while nobody can write, for a start.
@@ -23,6 +28,9 @@ const LOOKS_MAX: usize = 4;
 /// How often the log is copied to the database file before that: each time there is less left of
 /// what was written meanwhile.
 const PASSES_MAX: usize = 6;
+/// How often it is copied while nobody can write, and how long after the time before.
+const BACKFILLS_MAX: u32 = 4;
+const BACKFILL_PAUSE: Duration = Duration::from_micros(500);
 
 /// A way to checkpoint.
 ///
@@ -52,7 +60,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What may be done after so many checkpoints in vain.
+    /// What may be done after so many checkpoints for which less was too little.
     pub(crate) fn after(vain: u32) -> Bounds {
         let times = 1 << vain.min(DOUBLED_MAX);
         Bounds {
@@ -75,81 +83,181 @@ pub struct Checkpointed {
     pub recycled: bool,
 }
 
-/// What a checkpoint has led to.
-#[derive(Default)]
-pub(crate) struct Done {
-    pub(crate) checkpointed: Option<Checkpointed>,
-    /// Whether everything that was in the log when it was begun anew, or will be, is in the
-    /// replica or in `pending`.
-    pub(crate) complete: bool,
-    /// Whether there is nothing in the log, or was nothing when all of what it holds was yet to
-    /// come.
-    pub(crate) empty: bool,
-    /// The log that waits to be begun anew.
-    pub(crate) recycled: Option<WalHeader>,
-    /// What was committed since the last sync, where it had to be copied.
-    pub(crate) pending: Option<Pending>,
+/// A checkpoint that one of a database's replicas makes for all of them.
+pub(crate) struct Checkpointing {
+    pub(crate) hold: Arc<Hold>,
+    pub(crate) own: Arc<Member>,
+    pub(crate) schedule: Schedule,
 }
 
-impl Done {
-    /// What is known without a checkpoint, or after a gentle one, where the replica has everything
-    /// up to `place`, and `observed` is seen then.
-    ///
-    /// What was copied to the database file keeps the log from being begun anew until it is in the
-    /// replica too.
-    fn of(place: &Place, observed: &Observed) -> Done {
-        let is_another = observed.header != Ok(*place.end.header());
-        Done {
-            complete: place.complete,
-            empty: place.complete && is_another && (place.empty || observed.frames == 0),
-            ..Done::default()
-        }
-    }
+/// What keeps a log from being begun anew though the write lock was taken for that, or was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hindrance {
+    /// Somebody reads what is in it.
+    Reader,
+    /// There was more left to be done than may be while nobody can write.
+    TooMuch,
 }
 
-impl Preparing {
-    /// Checkpoints, and gives back disk space where the log has become larger than `wal_max`.
+/// What a checkpoint did, and what has kept it from doing all.
+type Done = (Option<Checkpointed>, Option<Hindrance>);
+
+/// A replica that is to have all of the log before it is begun anew.
+struct Share {
+    member: Arc<Member>,
+    /// The place up to which the replica has everything, or memory has.
+    place: Place,
+}
+
+/// The replicas for which a checkpoint is made. Where that fails, nobody knows what the log is.
+struct Shares(Vec<Share>);
+
+/// What stands between a replica and a checkpoint.
+enum Obstacle {
+    /// What is in the database file is being stored.
+    Everything,
+    /// It lacks more than can be kept in memory for it.
+    Distance,
+}
+
+impl Checkpointing {
+    /// Checkpoints, and gives back disk space where the log has become larger than it may be.
+    /// `None` where that can't be at present.
     pub(crate) fn checkpoint(
         &self,
         how: Checkpoint,
-        wal_max: u64,
-        bounds: Bounds,
-    ) -> Result<Done, ReplicateError> {
-        let mut database = lock(&self.database);
-        let Ok(place) = self.place else {
-            return Ok(Done::default());
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
+        let mut database = lock(&self.hold.database);
+        if !self.own.standing().is_at_rest() {
+            return Ok(None);
+        }
+        let observed = database.observe()?;
+        let log = observed.header.ok();
+        let shares = self.shares(how, &observed);
+        {
+            let mut past = self.hold.past();
+            past.kept = past.kept.filter(|kept| Some(*kept) == log);
+            if shares.as_ref().is_none_or(|(possible, _)| *possible != how) {
+                past.kept = log;
+            } else if log.is_some() && log == past.recycled {
+                past.read(log);
+            }
+        }
+        self.hold
+            .slow_writers(&mut database, &observed, &self.schedule);
+        let Some((how, shares)) = shares else {
+            return Ok(None);
         };
-        let mut done = match how {
-            Checkpoint::Gentle => {
-                let checkpointed = gentle(&database, &place.end)?;
-                Done {
-                    checkpointed,
-                    ..Done::of(&place, &database.observe()?)
+        database.slow_writers_on(true);
+        let done = self.checkpoint_for(&mut database, shares, how, log);
+        database.slow_writers_on(false);
+        done
+    }
+
+    /// Checkpoints the `log` for those whom it can be made for.
+    fn checkpoint_for(
+        &self,
+        database: &mut Database,
+        mut shares: Shares,
+        how: Checkpoint,
+        log: Option<WalHeader>,
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
+        let bounds = Bounds::after(self.hold.past().vain);
+        let (mut checkpointed, hindrance) = match how {
+            Checkpoint::Gentle => (self.gentle(database, &shares)?, None),
+            Checkpoint::Firm => self.firm(database, &shares, bounds)?,
+        };
+        let end = self.own.standing().end();
+        let mut recycled = None;
+        if let (Some(done), Some(end)) = (&mut checkpointed, end)
+            && done.recycled
+        {
+            done.recycled = is_recycled(database, &end)?;
+            recycled = done.recycled.then_some(*end.header());
+        }
+        if recycled.is_some()
+            && shares.are_complete()
+            && database.wal_len()? > self.schedule.wal_max
+        {
+            let truncated = database.truncate()?;
+            if matches!(truncated, Backfill::Done { frames: 0, .. }) {
+                shares.settle(|place| place.empty = true);
+            }
+            self.hold.release(database)?;
+        }
+        shares.0.clear();
+        let mut past = self.hold.past();
+        past.recycled = recycled;
+        match hindrance {
+            Some(Hindrance::TooMuch) => past.vain = past.vain.saturating_add(1),
+            Some(Hindrance::Reader) => past.read(log),
+            None if recycled.is_some() => past.vain = 0,
+            None => {}
+        }
+        past.done += u64::from(checkpointed.is_some());
+        Ok(checkpointed)
+    }
+
+    /// For whom it is made, and how: a replica that lacks too much has it wait, or made in such a way
+    /// that the log is not begun anew, for as long as there is room for that.
+    fn shares(&self, how: Checkpoint, observed: &Observed) -> Option<(Checkpoint, Shares)> {
+        let mut possible = how;
+        let mut shares = Shares(Vec::new());
+        for member in self.hold.members() {
+            if !member.standing().attends {
+                continue;
+            }
+            let is_own = Arc::ptr_eq(&member, &self.own);
+            let obstacle = match Share::of(&member, how, observed, is_own) {
+                Ok(share) => {
+                    shares.0.extend(share);
+                    continue;
                 }
+                Err(obstacle) => obstacle,
+            };
+            let mut standing = member.standing();
+            if standing.may_be_let_go(observed.bytes(), self.schedule.wal_max) {
+                standing.let_go();
+                continue;
             }
-            Checkpoint::Firm => self.firm(&mut database, &place, bounds)?,
-        };
-        let end = match &done.pending {
-            Some(pending) => *pending.changed.end(),
-            None => place.end,
-        };
-        if let Some(checkpointed) = &mut done.checkpointed
-            && checkpointed.recycled
-        {
-            checkpointed.recycled = is_recycled(&database, &end)?;
-        }
-        if done
-            .checkpointed
-            .is_some_and(|checkpointed| checkpointed.recycled)
-        {
-            done.recycled = Some(*end.header());
-            if done.complete && database.wal_len()? > wal_max {
-                let truncated = database.truncate()?;
-                done.empty |= matches!(truncated, Backfill::Done { frames: 0, .. });
-                database.release(&end)?;
+            match obstacle {
+                Obstacle::Everything => return shares.given_up(),
+                Obstacle::Distance => possible = Checkpoint::Gentle,
             }
         }
-        Ok(done)
+        let is_worth_it = possible == how || observed.left() >= BOUNDS.backfilled;
+        // While it reads anew, the log must not be begun anew before all have what was read before.
+        let is_safe = observed.left() > 0 || self.hold.has_copied(observed);
+        match is_worth_it && is_safe {
+            true => Some((possible, shares)),
+            false => shares.given_up(),
+        }
+    }
+
+    /// A checkpoint in nobody's way.
+    ///
+    /// The log is begun anew at most once more, and not before all of it is in the replicas: what
+    /// else was copied to the database file is read for as long as it is not. Whether it is begun
+    /// anew, [`is_recycled`] tells.
+    fn gentle(
+        &self,
+        database: &Database,
+        shares: &Shares,
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
+        let Backfill::Done { frames, backfilled } = database.backfill()? else {
+            shares.are_as_before(&database.observe()?);
+            return Ok(None);
+        };
+        self.hold.release(database)?;
+        let observed = database.observe()?;
+        shares.are_as_before(&observed);
+        let has_all = self.hold.has_copied(&observed)
+            && shares.have(|end| observed.header == Ok(*end.header()) && frames == end.frames());
+        Ok(Some(Checkpointed {
+            frames,
+            backfilled,
+            recycled: has_all && backfilled == frames,
+        }))
     }
 
     /// A checkpoint of which the last part is done while nobody can write: what can be done before
@@ -157,46 +265,224 @@ impl Preparing {
     ///
     /// Until all that is in the database file was copied, the log isn't begun anew: with each pass a
     /// new read transaction begins while there are frames that are not in the file, and the last one
-    /// ends when nobody can write. What is in the file then is in the replica or in memory.
+    /// ends when nobody can write. What is in the file then is in the replicas or in memory.
     fn firm(
         &self,
         database: &mut Database,
-        place: &Place,
+        shares: &Shares,
         bounds: Bounds,
     ) -> Result<Done, ReplicateError> {
-        let (mut ahead, mut copied) = (None, None);
+        let mut ahead: Vec<Option<Copied>> = shares.0.iter().map(|_| None).collect();
+        let (mut copied, mut is_read) = (None, false);
         for _ in 0..PASSES_MAX {
             let Backfill::Done { backfilled, .. } = database.backfill()? else {
-                return Ok(Done::of(place, &database.observe()?));
+                shares.are_as_before(&database.observe()?);
+                return Ok((None, None));
             };
             if copied.replace(backfilled) == Some(backfilled) {
                 // Somebody who reads keeps the rest from being copied.
+                is_read = true;
                 break;
             }
             // SQLite does that only once it has copied all of the log, which is while nobody can
             // write.
             database.sync_file()?;
-            ahead = match self.copy_ahead(database, ahead, bounds) {
-                // It was begun anew meanwhile, and holds still once nobody can write.
-                Err(ReplicateError::Unsteady { .. }) => None,
-                ahead => ahead?,
-            };
+            for (share, ahead) in shares.0.iter().zip(&mut ahead) {
+                *ahead = match share.copy_ahead(database, ahead.take(), bounds) {
+                    // It was begun anew meanwhile, and holds still once nobody can write.
+                    Err(ReplicateError::Unsteady { .. }) => None,
+                    ahead => ahead?,
+                };
+            }
             if database.observe()?.left() <= bounds.backfilled / 4 {
                 break;
             }
         }
         let observed = database.observe()?;
-        let lacks = |ahead: &Copied| ahead.lacks(&observed) > bounds.copied;
-        let is_vain = observed.left() > bounds.backfilled || ahead.as_ref().is_some_and(lacks);
+        let lacked = ahead.iter().flatten().map(|ahead| ahead.lacks(&observed));
+        let is_vain = observed.left() > bounds.backfilled || lacked.sum::<u64>() > bounds.copied;
         if is_vain || !database.lock_writers()? {
-            return Ok(Done::of(place, &database.observe()?));
+            shares.are_as_before(&database.observe()?);
+            let hindrance = match is_read {
+                true => Some(Hindrance::Reader),
+                false => is_vain.then_some(Hindrance::TooMuch),
+            };
+            return Ok((None, hindrance));
         }
-        let done = self.while_nobody_writes(database, place, ahead, bounds);
+        let done = while_nobody_writes(database, shares, ahead, bounds);
         database.unlock_writers()?;
         let done = done?;
-        let end = done.pending.as_ref().map(|pending| pending.changed.end());
-        database.release(end.unwrap_or(&place.end))?;
+        self.hold.release(database)?;
         Ok(done)
+    }
+}
+
+/// Copies the rest of what was committed since the last sync of each replica to memory, and the rest
+/// of the log to the database file: the writers wait for it.
+fn while_nobody_writes(
+    database: &Database,
+    shares: &Shares,
+    ahead: Vec<Option<Copied>>,
+    bounds: Bounds,
+) -> Result<Done, ReplicateError> {
+    let observed = database.observe()?;
+    let mut room = bounds.copied;
+    let mut kept = Vec::with_capacity(ahead.len());
+    for (share, ahead) in shares.0.iter().zip(ahead) {
+        kept.push(share.copied(database, ahead, &observed, &mut room)?);
+    }
+    let ends = || {
+        shares.0.iter().zip(&kept).map(|(share, kept)| {
+            let end = kept.as_ref().map(|kept| kept.changed.end());
+            *end.unwrap_or(&share.place.end)
+        })
+    };
+    let has_all =
+        |end: &Chain| observed.header == Ok(*end.header()) && observed.frames == end.frames();
+    let have_all = ends().all(|end| has_all(&end));
+    let left = observed.left();
+    let page_size = ends().map(|end| end.header().page_size().get()).max();
+    let is_little = left <= bounds.backfilled
+        && u64::from(left) * u64::from(page_size.unwrap_or(0)) <= bounds.backfilled_bytes;
+    let checkpointed = match have_all && is_little {
+        true => backfill_all(database)?,
+        false => None,
+    };
+    let is_empty = observed.frames == 0;
+    let hindrance = match checkpointed {
+        Some(checkpointed) => (!checkpointed.recycled).then_some(Hindrance::Reader),
+        None => (!is_empty && !(have_all && is_little)).then_some(Hindrance::TooMuch),
+    };
+    // As long as there are frames that are not in the database file, it isn't begun anew.
+    let stays = left > 0 && database.has_lock();
+    for (share, kept) in shares.0.iter().zip(kept) {
+        share.settle(have_all, kept, |place| {
+            // A log without frames was begun anew, and nothing was committed to it since.
+            let is_empty = is_empty && place.complete;
+            place.complete = have_all || is_empty || place.complete && stays;
+            place.empty = is_empty;
+        });
+    }
+    Ok((checkpointed, hindrance))
+}
+
+/// Copies the rest of the log to the database file while nobody can write. Who would like to write
+/// reads for a moment each time that it tries to, which keeps frames from being copied.
+fn backfill_all(database: &Database) -> Result<Option<Checkpointed>, ReplicateError> {
+    let mut tries = 1;
+    loop {
+        let Backfill::Done { frames, backfilled } = database.backfill()? else {
+            return Ok(None);
+        };
+        if frames == backfilled || tries == BACKFILLS_MAX {
+            return Ok(Some(Checkpointed {
+                frames,
+                backfilled,
+                recycled: frames == backfilled,
+            }));
+        }
+        tries += 1;
+        thread::sleep(BACKFILL_PAUSE);
+    }
+}
+
+impl Shares {
+    /// Without a checkpoint.
+    fn given_up<T>(mut self) -> Option<T> {
+        self.0.clear();
+        None
+    }
+
+    fn have(&self, all: impl Fn(&Chain) -> bool) -> bool {
+        let mut ends = self.0.iter().map(|share| share.member.standing().end());
+        ends.all(|end| end.is_some_and(|end| all(&end)))
+    }
+
+    fn are_complete(&self) -> bool {
+        let mut places = self.0.iter().map(|share| share.member.standing().place);
+        places.all(|place| place.is_ok_and(|place| place.complete))
+    }
+
+    fn settle(&self, change: impl Fn(&mut Place)) {
+        for share in &self.0 {
+            if let Ok(place) = &mut share.member.standing().place {
+                change(place);
+            }
+        }
+    }
+
+    /// Notes what is known without a checkpoint, or after a gentle one, where `observed` is seen
+    /// then.
+    ///
+    /// What was copied to the database file keeps the log from being begun anew until it is in the
+    /// replicas too.
+    fn are_as_before(&self, observed: &Observed) {
+        self.settle(|place| {
+            let is_another = observed.header != Ok(*place.end.header());
+            place.empty = place.complete && is_another && (place.empty || observed.frames == 0);
+        });
+    }
+}
+
+impl Drop for Shares {
+    /// It has come to no end.
+    fn drop(&mut self) {
+        for share in &self.0 {
+            share.member.standing().forget();
+        }
+    }
+}
+
+impl Share {
+    /// What a checkpoint has to do for a replica: nothing where no place of its is known yet.
+    fn of(
+        member: &Arc<Member>,
+        how: Checkpoint,
+        observed: &Observed,
+        is_own: bool,
+    ) -> Result<Option<Share>, Obstacle> {
+        let pending = {
+            let standing = member.standing();
+            if standing.takes_everything() {
+                return Err(Obstacle::Everything);
+            }
+            let pending = standing.pending.clone();
+            pending.filter(|pending| !pending.is_copied())
+        };
+        if let (Some(pending), Checkpoint::Firm) = (pending, how) {
+            let end = pending.changed.end();
+            let len = pending.changed.pages().len() * end.header().frame_size();
+            if len as u64 > AHEAD_MAX || pending.frames.keep(&pending.changed).is_err() {
+                return Err(Obstacle::Distance);
+            }
+        }
+        let standing = member.standing();
+        match (standing.reach(), how) {
+            (Some(place), Checkpoint::Gentle) => Ok(Some(Share::new(member, place))),
+            (None, Checkpoint::Gentle) => Ok(None),
+            (Some(place), Checkpoint::Firm) => {
+                let is_same = observed.header == Ok(*place.end.header());
+                let copied = if is_same { place.end.frames() } else { 0 };
+                let lacked = u64::from(observed.frames.saturating_sub(copied));
+                let lacked = lacked * place.end.header().frame_size() as u64;
+                match standing.kept.is_some() || lacked > AHEAD_MAX && !is_own {
+                    true => Err(Obstacle::Distance),
+                    false => Ok(Some(Share::new(member, place))),
+                }
+            }
+            (None, Checkpoint::Firm) => Err(Obstacle::Distance),
+        }
+    }
+
+    fn new(member: &Arc<Member>, place: Place) -> Share {
+        Share {
+            member: Arc::clone(member),
+            place,
+        }
+    }
+
+    fn step(&self, database: &Database, observed: &Observed) -> Result<Step, ReplicateError> {
+        decide(Ok(&self.place), observed).map_err(|fault| database.without_header(fault))
     }
 
     /// Copies what was committed since the last sync to memory, beyond what is `copied` already, as
@@ -233,65 +519,23 @@ impl Preparing {
         Ok(copied)
     }
 
-    /// Copies the rest of what was committed since the last sync to memory, and the rest of the
-    /// log to the database file: the writers wait for it.
-    fn while_nobody_writes(
-        &self,
-        database: &Database,
-        place: &Place,
-        ahead: Option<Copied>,
-        bounds: Bounds,
-    ) -> Result<Done, ReplicateError> {
-        let observed = database.observe()?;
-        let pending = match self.step(database, &observed)? {
-            Step::Append(start) => {
-                let copied = Copied::from(ahead, start);
-                self.copied(database, copied, &observed, bounds)?
-            }
-            Step::Nothing | Step::Snapshot(_) => None,
-        };
-        let end = pending.as_ref().map(|pending| *pending.changed.end());
-        let end = end.unwrap_or(place.end);
-        let has_all = observed.header == Ok(*end.header()) && observed.frames == end.frames();
-        let left = observed.left();
-        let page_size = end.header().page_size().get();
-        let is_little = left <= bounds.backfilled
-            && u64::from(left) * u64::from(page_size) <= bounds.backfilled_bytes;
-        let checkpointed = match has_all && is_little {
-            true => match database.backfill()? {
-                Backfill::Done { frames, backfilled } => Some(Checkpointed {
-                    frames,
-                    backfilled,
-                    recycled: frames == backfilled,
-                }),
-                Backfill::Busy => None,
-            },
-            false => None,
-        };
-        // A log without frames was begun anew, and nothing was committed to it since.
-        let is_empty = observed.frames == 0 && place.complete;
-        Ok(Done {
-            checkpointed,
-            // As long as there are frames that are not in the database file, it isn't begun anew.
-            complete: has_all || is_empty || place.complete && left > 0 && database.has_lock(),
-            empty: is_empty,
-            recycled: None,
-            pending: pending.filter(|_| has_all),
-        })
-    }
-
-    /// What was committed since the last sync, in memory, unless it is too much for that or calls
-    /// for a snapshot.
+    /// What was committed since the last sync, in memory, unless there is no `room` for what is not
+    /// there yet, or it calls for a snapshot.
     fn copied(
         &self,
         database: &Database,
-        mut copied: Copied,
+        ahead: Option<Copied>,
         observed: &Observed,
-        bounds: Bounds,
-    ) -> Result<Option<Pending>, ReplicateError> {
-        if copied.lacks(observed) > bounds.copied {
+        room: &mut u64,
+    ) -> Result<Option<Kept>, ReplicateError> {
+        let Step::Append(start) = self.step(database, observed)? else {
             return Ok(None);
-        }
+        };
+        let mut copied = Copied::from(ahead, start);
+        let Some(rest) = room.checked_sub(copied.lacks(observed)) else {
+            return Ok(None);
+        };
+        *room = rest;
         database.copy(&mut copied.changes, observed.frames, &mut copied.copies)?;
         let Copied {
             start,
@@ -299,12 +543,49 @@ impl Preparing {
             copies,
         } = copied;
         let changed = changes.finish();
-        if !self.has_growth(&changed) {
+        if !has_growth(&changed, self.place.commit) {
             return Ok(None);
         }
-        let frames = Frames::Copied(copies);
-        let pending = self.pending(database, start, (changed, frames), Contents::Changes)?;
-        Ok(Some(pending))
+        Ok(Some(Kept {
+            after: self.place.end,
+            start,
+            changed,
+            copies,
+        }))
+    }
+
+    /// Notes what a checkpoint has led to, with what is to be stored next where it `has_all`.
+    fn settle(&self, has_all: bool, kept: Option<Kept>, change: impl FnOnce(&mut Place)) {
+        let mut standing = self.member.standing();
+        if standing.reach().map(|place| place.end) != Some(self.place.end) {
+            // What was in memory was given up.
+            return standing.forget();
+        }
+        standing.kept = kept.filter(|_| has_all);
+        if let Ok(place) = &mut standing.place {
+            change(place);
+        }
+    }
+}
+
+impl Standing {
+    /// The place up to which everything is in the replica, or in memory.
+    fn reach(&self) -> Option<Place> {
+        let mut place = self.place.ok()?;
+        place.end = self.end()?;
+        if let Some(commit) = self.commit() {
+            place.commit = commit;
+        }
+        Some(place)
+    }
+
+    /// How many pages the database had at the end of what is in memory.
+    fn commit(&self) -> Option<u32> {
+        let pending = self.pending.as_ref().filter(|pending| pending.is_copied());
+        match (&self.kept, pending) {
+            (Some(kept), _) => kept.changed.commit().map(|commit| commit.get()),
+            (None, pending) => pending.map(|pending| pending.header.commit()),
+        }
     }
 }
 
@@ -339,26 +620,6 @@ impl Copied {
         let frames = observed.frames.saturating_sub(next.frames());
         u64::from(frames) * next.header().frame_size() as u64
     }
-}
-
-/// A checkpoint in nobody's way, where the replica has everything up to `copied`, which is all
-/// that was committed at some moment of the present hold.
-///
-/// The log is begun anew at most once more, and not before all of it is in the replica: what else
-/// was copied to the database file is read for as long as it is not. Whether it is begun anew,
-/// [`is_recycled`] tells.
-fn gentle(database: &Database, copied: &Chain) -> Result<Option<Checkpointed>, ReplicateError> {
-    let Backfill::Done { frames, backfilled } = database.backfill()? else {
-        return Ok(None);
-    };
-    database.release(copied)?;
-    let observed = database.observe()?;
-    let has_all = observed.header == Ok(*copied.header()) && frames == copied.frames();
-    Ok(Some(Checkpointed {
-        frames,
-        backfilled,
-        recycled: has_all && backfilled == frames,
-    }))
 }
 
 /// Whether the log that was copied up to `copied` is being begun anew, which is

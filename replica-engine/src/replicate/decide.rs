@@ -55,6 +55,9 @@ pub enum SnapshotReason {
     ShorterLog,
     /// The log has something else at the place that the replica's newest file was made of.
     OtherLog,
+    /// The log that the replica's newest file was made of was removed, as it is by whoever closes
+    /// a database last. The database has most of what the replica has.
+    RemovedLog,
     /// The log is none that followed the one that the replica's newest file was made of: that one
     /// was removed, or it is of another database.
     UnknownLog,
@@ -91,6 +94,10 @@ impl fmt::Display for SnapshotReason {
             SnapshotReason::NewLog => "the write-ahead log was begun anew since it was copied",
             SnapshotReason::ShorterLog => "the database is older than its replica",
             SnapshotReason::OtherLog => "the database has another history than its replica",
+            SnapshotReason::RemovedLog => {
+                "the write-ahead log was removed since it was copied, as it is by whoever closes \
+                 the database last"
+            }
             SnapshotReason::UnknownLog => {
                 "the write-ahead log is not the one that was copied, and did not follow it: it was \
                  removed since, or the database is another one"

@@ -3,6 +3,9 @@
 mod checkpoint;
 mod decide;
 mod error;
+mod glance;
+mod hold;
+mod likeness;
 mod looks;
 mod pending;
 mod prepare;
@@ -13,17 +16,19 @@ mod status;
 mod watch;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ltx::{PageSize, Txid};
 use replica_core::{
     FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use checkpoint::{Checkpoint, Checkpointed};
 pub use decide::SnapshotReason;
@@ -32,15 +37,14 @@ pub use running::Replication;
 pub use status::{Ended, Event, Status, Trouble};
 pub use workers::Workers;
 
-use crate::database::{Database, Observed};
+use crate::database::Observed;
 use crate::plan::{RestorePlan, Target};
 use crate::restore::run_blocking;
 use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
-use crate::wal::WalHeader;
-use checkpoint::Bounds;
-use decide::Place;
+use checkpoint::Checkpointing;
+use hold::{Hold, Member};
 pub(crate) use pending::lock;
-use pending::{Failure, Pending};
+use pending::{Contents, Failure, Pending};
 use prepare::Preparing;
 pub(crate) use resume::{Newest, mark};
 use schedule::{Past, Schedule, due};
@@ -52,6 +56,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How much time passes at least before it is looked again, where something is stored, whether all
 /// files are there that the latest state is made of: a listing of each level.
 const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// How often it is looked how long the log is while a file is being stored.
+const GLANCE_PAUSE: Duration = Duration::from_millis(20);
+/// How many times, which is five seconds.
+const GLANCES_MAX: usize = 250;
+
+/// What an application may say to SQLite on each of its connections while its database is
+/// replicated: it spares whoever commits the checkpoints, which would do nothing then. Where nothing
+/// is replicated any more the log grows for ever with it.
+pub const DISABLE_AUTOCHECKPOINT_PRAGMA: &str = "PRAGMA wal_autocheckpoint=0";
 
 /// What to replicate, and how.
 ///
@@ -62,8 +75,9 @@ const SURVEY_AGAIN: Duration = Duration::from_secs(10 * 60);
 ///   `BEGIN IMMEDIATE`: SQLite refuses to let one write that has read before others have written,
 ///   whatever the timeout.
 /// - Its own checkpoints of any kind find SQLite's checkpoint lock taken and are busy at once, which
-///   is no error to who commits: automatic ones do nothing, at next to no cost, and `PRAGMA
-///   wal_checkpoint` says so in its first column. None is needed.
+///   is no error to who commits: automatic ones do nothing, at next to no cost
+///   ([`DISABLE_AUTOCHECKPOINT_PRAGMA`] spares that too), and `PRAGMA wal_checkpoint` says so in its
+///   first column. None is needed.
 /// - `VACUUM` works and is replicated as one transaction. Another `journal_mode` can't be set.
 /// - Two small tables are added, with the names that Litestream gives them.
 #[derive(Clone)]
@@ -82,9 +96,14 @@ pub struct ReplicateOptions {
     pub checkpoint_interval: Duration,
     /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
     /// set. From a quarter on writers are kept waiting for a few milliseconds now and then, until it
-    /// is begun anew; so connections of the application should have a `busy_timeout`. It grows
-    /// further while the whole database is being stored, while the store is away, while an
-    /// application's reader needs it, and by a transaction that is larger.
+    /// is begun anew; so connections of the application should have a `busy_timeout`. From a half
+    /// on, where it grows faster than it is stored and checkpointed, they are slowed down more and
+    /// more, so that it is hardly exceeded: each transaction waits for some 35 ms in the end. It
+    /// grows further while the whole database is being stored, while the store is away or takes
+    /// longer than five seconds for a file, while an application's reader needs it, and by a
+    /// transaction that is larger. Of several replicas one whose store is away is waited for up to a
+    /// half of it, and one that is slow up to all of it, and nobody is slowed down for either; then
+    /// the others go on without it.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -166,25 +185,26 @@ pub struct Synced {
 ///
 /// There must be one of them to a replica, here and anywhere, Litestream included. A second one is
 /// noticed by the files that it writes, some of which may be lost by then.
+///
+/// # Several replicas of one database
+///
+/// Open one of these for each, in one process. They hold the database together, and each goes on at
+/// its own pace: it has its own place in the log, its own status and its own troubles, and may be
+/// opened, shut down or dropped at any time. The log is begun anew once all of them have it, where a
+/// few megabytes that one still lacks are kept in memory for it; give them the same
+/// [`wal_max`](ReplicateOptions::wal_max), which says for how long one that is behind is waited for.
+/// Those in another process know nothing of these, and keep the log from being begun anew.
 pub struct Replicator {
     client: Arc<dyn ReplicaClient>,
     options: ReplicateOptions,
-    database: Arc<Mutex<Database>>,
-    /// Where the replica stands in the log, or why that is not known.
-    place: Result<Place, SnapshotReason>,
+    hold: Arc<Hold>,
+    /// Where the replica stands in the log, and what is being stored.
+    member: Arc<Member>,
     /// The last file of the replica.
     last: Option<Last>,
-    /// The file that is being stored. After an error of the store it may be there already, so the
-    /// very same one is stored again.
-    pending: Option<Pending>,
     /// What the log was when it was last looked at for a sync that has come to its end, if the hold
     /// is still the same.
     synced: Option<Observed>,
-    checkpointed: Instant,
-    /// How many checkpoints in a row have taken the write lock in vain.
-    vain: u32,
-    /// The log that the last checkpoint has left to be begun anew.
-    recycled: Option<WalHeader>,
     /// When the replica was last looked at for files of somebody else.
     looked: Option<Instant>,
     /// When it was last looked whether the latest state can be restored.
@@ -238,8 +258,7 @@ impl Replicator {
         options: ReplicateOptions,
     ) -> Result<Replicator, ReplicateError> {
         let path = options.database.clone();
-        let database = run_blocking(move || Database::open(&path)).await??;
-        let database = Arc::new(Mutex::new(database));
+        let hold = run_blocking(move || Hold::open(&path)).await??;
         // What another process has stored just before is there, and may not be listed yet.
         sleep(client.capabilities().list_lag).await;
         let listed = upkeep::list(&*client).await?;
@@ -250,7 +269,7 @@ impl Replicator {
             Some(_) if RestorePlan::new(Target::Latest, &files).is_err() => {
                 Err(SnapshotReason::Incomplete)
             }
-            Some(newest) => newest.place(&files, &database, &client).await?,
+            Some(newest) => newest.place(&files, &hold.database, &client).await?,
         };
         let certain = match client.capabilities().timestamp_resolution {
             Some(_) => listed.certain((options.clock)()),
@@ -259,18 +278,14 @@ impl Replicator {
         Ok(Replicator {
             client,
             options,
-            database,
-            place,
+            member: hold.join(place),
+            hold,
             last: newest.map(|newest| Last {
                 info: newest.info,
                 time: newest.time(),
                 page_size: newest.header.map(|header| header.page_size()),
             }),
-            pending: None,
             synced: None,
-            checkpointed: Instant::now(),
-            vain: 0,
-            recycled: None,
             looked: None,
             surveyed: Instant::now(),
             is_doubtful: false,
@@ -288,7 +303,7 @@ impl Replicator {
 
     /// Why the next file will hold the whole database, where it will.
     pub fn snapshot_reason(&self) -> Option<SnapshotReason> {
-        self.place.err()
+        self.member.standing().place.err()
     }
 
     /// Stores everything that was committed before this call, and returns when it is stored.
@@ -302,6 +317,12 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`].
     pub async fn sync(&mut self) -> Result<Synced, ReplicateError> {
+        let synced = self.store_all().await;
+        self.member.standing().is_failing = synced.is_err();
+        synced
+    }
+
+    async fn store_all(&mut self) -> Result<Synced, ReplicateError> {
         let (mut files, mut snapshot) = (Vec::new(), None);
         let mut target: Option<Observed> = None;
         let mut attempts = 1;
@@ -324,12 +345,7 @@ impl Replicator {
                 break;
             }
         }
-        if let (Ok(place), Some(target)) = (&mut self.place, target) {
-            place.complete = true;
-            place.empty = target.frames == 0;
-            place.hold = target.hold;
-        }
-        self.synced = target;
+        self.synced = target.filter(|target| self.member.standing().has_all(target));
         Ok(Synced {
             txid: self.last.map_or(Txid::FIRST, |last| last.txid()),
             files,
@@ -347,14 +363,11 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`]. The next sync goes on where the last one was.
     pub async fn upkeep(&mut self, quiet: bool) -> Result<Option<Checkpointed>, ReplicateError> {
-        let schedule = Schedule {
-            pages: self.options.checkpoint_pages,
-            interval: self.options.checkpoint_interval,
-            wal_max: self.options.wal_max,
-        };
+        let schedule = self.schedule();
+        let past = *self.hold.past();
         let past = Past {
-            elapsed: self.checkpointed.elapsed(),
-            recycled: self.recycled,
+            elapsed: past.at.elapsed(),
+            recycled: past.recycled,
         };
         let synced = self.synced.as_ref();
         match synced.and_then(|observed| due(&schedule, observed, past, quiet)) {
@@ -374,33 +387,16 @@ impl Replicator {
         &mut self,
         how: Checkpoint,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
-        let (Some(_), Ok(place), None) = (self.synced.take(), self.place, &self.pending) else {
+        if self.synced.take().is_none() {
             return Ok(None);
-        };
-        self.checkpointed = Instant::now();
-        // Until it is known how this has ended, and for ever where it is dropped.
-        self.place = Ok(Place {
-            complete: false,
-            empty: false,
-            ..place
-        });
-        let preparing = self.preparing(Ok(place));
-        let wal_max = self.options.wal_max;
-        let bounds = Bounds::after(self.vain);
-        let done = run_blocking(move || preparing.checkpoint(how, wal_max, bounds)).await??;
-        self.recycled = done.recycled;
-        if done.recycled.is_some() {
-            self.vain = 0;
-        } else if how == Checkpoint::Firm {
-            self.vain = self.vain.saturating_add(1);
         }
-        self.place = Ok(Place {
-            complete: done.complete,
-            empty: done.empty,
-            ..place
-        });
-        self.pending = done.pending;
-        Ok(done.checkpointed)
+        self.hold.past().at = Instant::now();
+        let checkpointing = Checkpointing {
+            hold: Arc::clone(&self.hold),
+            own: Arc::clone(&self.member),
+            schedule: self.schedule(),
+        };
+        run_blocking(move || checkpointing.checkpoint(how)).await?
     }
 
     /// Looks once more whether what was stored is still there as it was stored: to be called at the
@@ -423,16 +419,24 @@ impl Replicator {
         &mut self,
         target: &mut Option<Observed>,
     ) -> Result<Option<(Vec<FileInfo>, Option<SnapshotReason>)>, ReplicateError> {
-        if self.pending.is_none() {
+        let mut pending = self.member.standing().pending.clone();
+        if pending.is_none() {
             self.survey().await?;
-            let preparing = self.preparing(self.place);
-            let prepared = run_blocking(move || preparing.prepare()).await??;
-            if target.is_none_or(|target| target.header != prepared.observed.header) {
-                *target = Some(prepared.observed);
+            if self.member.standing().is_let_go {
+                // Nobody needs to wait for it again before it answers.
+                self.look(None).await?;
             }
-            self.pending = prepared.pending;
+            let preparing = self.preparing();
+            let prepared = run_blocking(move || preparing.prepare()).await??;
+            let is_other = |target: Observed, observed: Observed| target.header != observed.header;
+            if let Some(observed) = prepared.observed
+                && (prepared.anew || target.is_none_or(|target| is_other(target, observed)))
+            {
+                *target = Some(observed);
+            }
+            pending = prepared.pending;
         }
-        let Some(pending) = self.pending.clone() else {
+        let Some(pending) = pending else {
             return Ok(None);
         };
         if self
@@ -452,7 +456,6 @@ impl Replicator {
             }
         };
 
-        self.pending = None;
         self.is_doubtful |= self.surveyed.elapsed() >= SURVEY_AGAIN;
         let files: Vec<FileInfo> = start.into_iter().chain([info]).collect();
         let sizes = files.iter().map(|file| (file.id, Some(file.size)));
@@ -473,30 +476,20 @@ impl Replicator {
             time,
             page_size: Some(pending.header.page_size()),
         });
-        let (complete, empty, hold) = self.place.map_or((false, false, 0), |place| {
-            (place.complete, place.empty, place.hold)
-        });
-        self.place = Ok(Place {
-            end: *pending.changed.end(),
-            commit: pending.header.commit(),
-            complete,
-            empty: empty && pending.is_copied(),
-            hold,
-        });
+        self.member.standing().stored(&pending);
         Ok(Some((files, pending.contents.reason())))
     }
 
     /// Gives up a file that can't be made. Where it could be before, it may be in the replica by now
     /// or later on, so its transaction is left to it: restores begin behind it from now on.
     fn give_up(&mut self, pending: &Pending) {
-        self.pending = None;
+        let mut standing = self.member.standing();
+        standing.give_up();
         if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
             self.ours.insert(pending.file(), None);
             last.info.id = pending.file();
             last.time = pending.header.timestamp();
-            self.place = Err(SnapshotReason::Incomplete);
-        } else if let (true, Ok(place)) = (pending.is_copied(), &mut self.place) {
-            place.complete = false;
+            standing.place = Err(SnapshotReason::Incomplete);
         }
     }
 
@@ -514,10 +507,40 @@ impl Replicator {
 
     async fn write(&self, pending: &Pending) -> Result<FileInfo, ReplicateError> {
         let failure = Failure::default();
-        let body = pending.body(&self.database, &failure).await?;
+        let body = pending.body(&self.hold.database, &failure).await?;
         let time = pending.header.timestamp();
-        let written = self.client.write(pending.file(), time, body).await;
+        let write = self.client.write(pending.file(), time, body);
+        let is_waited_for = {
+            let is_failing = self.member.standing().is_failing;
+            let is_kept = self.hold.past().kept.is_some();
+            !is_failing && !is_kept && pending.contents == Contents::Changes
+        };
+        let written = match is_waited_for {
+            true => self.while_watching(write).await,
+            false => write.await,
+        };
         written.map_err(|error| lock(&failure).take().unwrap_or(error.into()))
+    }
+
+    /// Waits for a file to be stored, and has writers slowed down if the log grows too fast
+    /// meanwhile. A store that takes longer is not waited for.
+    async fn while_watching<T>(&self, write: impl Future<Output = T>) -> T {
+        let (mut write, schedule) = (pin!(write), self.schedule());
+        for _ in 0..GLANCES_MAX {
+            if let Ok(written) = timeout(GLANCE_PAUSE, &mut write).await {
+                return written;
+            }
+            // Whoever is at it sees to that too.
+            if let Ok(mut database) = self.hold.database.try_lock()
+                && database
+                    .log_len()
+                    .is_some_and(|len| schedule.is_watched(len))
+            {
+                database.slow_writers(schedule.wal_max);
+                break;
+            }
+        }
+        write.await
     }
 
     /// Looks whether somebody else has written to the replica: whether all that was stored since the
@@ -564,9 +587,10 @@ impl Replicator {
         }
         self.looked = Some(Instant::now());
         // Upkeep deletes some of them too, but not as early.
+        let listed: BTreeSet<FileId> = listed.iter().map(|file| file.id).collect();
         let mut raws =
             (self.ours.iter()).filter(|(file, size)| size.is_some() && file.level == Level::RAW);
-        self.is_doubtful |= raws.any(|(file, _)| listed.iter().all(|other| other.id != *file));
+        self.is_doubtful |= raws.any(|(file, _)| !listed.contains(file));
         self.ours.retain(|file, _| {
             file.level == Level::RAW && newest.is_none_or(|newest| *file >= newest)
         });
@@ -595,7 +619,7 @@ impl Replicator {
             whole = is_whole().await;
         }
         if !whole? {
-            self.place = Err(SnapshotReason::Incomplete);
+            self.member.standing().place = Err(SnapshotReason::Incomplete);
         }
         self.surveyed = Instant::now();
         self.is_doubtful = false;
@@ -604,7 +628,7 @@ impl Replicator {
 
     /// Whether the replica has all that was there when `target` was observed.
     fn has_reached(&self, target: Option<Observed>) -> bool {
-        match (&self.place, target) {
+        match (self.member.standing().place, target) {
             (Ok(place), Some(target)) => {
                 target.header == Ok(*place.end.header()) && target.frames <= place.end.frames()
             }
@@ -612,12 +636,21 @@ impl Replicator {
         }
     }
 
-    fn preparing(&self, place: Result<Place, SnapshotReason>) -> Preparing {
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            pages: self.options.checkpoint_pages,
+            interval: self.options.checkpoint_interval,
+            wal_max: self.options.wal_max,
+        }
+    }
+
+    fn preparing(&self) -> Preparing {
         Preparing {
-            database: Arc::clone(&self.database),
-            place,
+            hold: Arc::clone(&self.hold),
+            member: Arc::clone(&self.member),
             last: self.last,
             file_max: self.options.file_max,
+            schedule: self.schedule(),
             now: (self.options.clock)(),
         }
     }

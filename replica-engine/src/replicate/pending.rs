@@ -40,6 +40,8 @@ pub(crate) struct Pending {
     pub(crate) frames: Arc<Frames>,
     /// Whether all of its bytes were handed to the store some time.
     pub(crate) handed_on: Arc<AtomicBool>,
+    /// Whether the database file may have been changed since, where it has the whole database.
+    pub(crate) void: Arc<AtomicBool>,
 }
 
 /// Which pages a file has.
@@ -102,7 +104,13 @@ impl Pending {
 
     /// Whether the log may have been begun anew since.
     pub(crate) fn is_copied(&self) -> bool {
-        matches!(*self.frames, Frames::Copied { .. })
+        self.frames.copies().is_some()
+    }
+
+    /// The database file is changed from now on, as long as the database is locked: who reads of it
+    /// what this file lacks finds that out.
+    pub(crate) fn make_void(&self) {
+        self.void.store(true, Ordering::Relaxed);
     }
 
     /// The file's bytes. Where they can't be had, `failure` says why.
@@ -312,7 +320,12 @@ impl Making {
     fn block(&self, first: Pgno, count: u32) -> Result<CompressedPages, ReplicateError> {
         let page_size = self.pending.header.page_size();
         let mut pages = vec![0; count as usize * page_size.bytes()];
-        lock(&self.database).read_pages(first, page_size, &mut pages)?;
+        let database = lock(&self.database);
+        if self.pending.void.load(Ordering::Relaxed) {
+            return Err(database.unsteady());
+        }
+        database.read_pages(first, page_size, &mut pages)?;
+        drop(database);
         let changed = self.pending.changed.pages();
         let from = changed.partition_point(|page| page.pgno() < first);
         let mut frame = self.room_for_a_frame();

@@ -1,6 +1,6 @@
 //! Finds in the log what the next file of a replica holds.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ltx::{Header, Txid, TxidRange, WalSpan};
 use replica_core::{Level, Timestamp};
@@ -8,8 +8,10 @@ use replica_core::{Level, Timestamp};
 use super::Last;
 use super::decide::{Place, SnapshotReason, Step, decide, has_growth};
 use super::error::ReplicateError;
+use super::hold::{Hold, Member};
 use super::pending::{Contents, Pending, lock};
 use super::resume::mark;
+use super::schedule::Schedule;
 use crate::database::{Database, Frames, Observed};
 use crate::wal::{Chain, Changed};
 
@@ -18,76 +20,105 @@ const CLOCK_STEP_MAX: i64 = 60_000;
 
 /// What it takes to say what the next file holds.
 pub(crate) struct Preparing {
-    pub(crate) database: Arc<Mutex<Database>>,
-    pub(crate) place: Result<Place, SnapshotReason>,
+    pub(crate) hold: Arc<Hold>,
+    pub(crate) member: Arc<Member>,
     pub(crate) last: Option<Last>,
     pub(crate) file_max: u64,
+    pub(crate) schedule: Schedule,
     pub(crate) now: Timestamp,
 }
 
 pub(crate) struct Prepared {
-    pub(crate) observed: Observed,
+    /// What the log was, unless what comes next was in memory already.
+    pub(crate) observed: Option<Observed>,
+    /// Whether the log is kept for the replica only from then on.
+    pub(crate) anew: bool,
     pub(crate) pending: Option<Pending>,
 }
 
 impl Preparing {
-    /// Looks at the log, and finds the next file in it.
+    /// Looks at the log, and finds the next file in it, which the replica then has to store.
     pub(crate) fn prepare(&self) -> Result<Prepared, ReplicateError> {
-        let database = lock(&self.database);
+        let mut database = lock(&self.hold.database);
+        if let Some(pending) = self.kept(&database)? {
+            self.member.standing().pending = Some(pending.clone());
+            return Ok(Prepared {
+                observed: None,
+                anew: false,
+                pending: Some(pending),
+            });
+        }
+        let anew = self.member.standing().attend();
+        let place = self.member.standing().place;
+        let (observed, pending) = self.next(&mut database, place)?;
+        self.member.standing().pending = pending.clone();
+        if pending.is_none() {
+            self.hold.release(&database)?;
+        }
+        Ok(Prepared {
+            observed: Some(observed),
+            anew,
+            pending,
+        })
+    }
+
+    /// What a checkpoint has copied to memory, where that goes on from where the replica stands.
+    fn kept(&self, database: &Database) -> Result<Option<Pending>, ReplicateError> {
+        let mut standing = self.member.standing();
+        let Some(kept) = standing.kept.take() else {
+            return Ok(None);
+        };
+        if standing.place.map(|place| place.end) != Ok(kept.after) {
+            standing.forget();
+            return Ok(None);
+        }
+        let (start, found) = kept.into_parts();
+        let pending = self.pending(database, start, found, Contents::Changes);
+        if pending.is_err() {
+            standing.forget();
+        }
+        pending.map(Some)
+    }
+
+    /// What the log is, and the next file in it.
+    fn next(
+        &self,
+        database: &mut Database,
+        place: Result<Place, SnapshotReason>,
+    ) -> Result<(Observed, Option<Pending>), ReplicateError> {
         let mut observed = database.observe()?;
-        let mut step = self.step(&database, &observed)?;
+        let mut step = step(database, place, &observed)?;
         if step == Step::Nothing && self.last.is_some_and(|last| last.is_snapshot()) {
             // Litestream goes on from the newest file of level 0. Where there is none it begins
             // with transaction 1, though that is in a snapshot.
             database.bump()?;
             observed = database.observe()?;
-            step = self.step(&database, &observed)?;
+            step = self::step(database, place, &observed)?;
         }
         match step {
-            Step::Nothing => {
-                if let Ok(place) = &self.place {
-                    database.release(&place.end)?;
-                }
-                Ok(Prepared {
-                    observed,
-                    pending: None,
-                })
-            }
-            Step::Snapshot(reason) => self.snapshot(&database, reason),
+            Step::Nothing => Ok((observed, None)),
+            Step::Snapshot(reason) => self.snapshot(database, reason),
             Step::Append(start) => {
+                self.hold.slow_writers(database, &observed, &self.schedule);
                 let (changes, frames) = database.changes(start, observed.frames, self.file_max)?;
                 let changed = changes.finish();
-                if !self.has_growth(&changed) {
-                    return self.snapshot(&database, SnapshotReason::Unwritten);
+                if !has_growth(&changed, place.map_or(0, |place| place.commit)) {
+                    return self.snapshot(database, SnapshotReason::Unwritten);
                 }
                 let pending =
-                    self.pending(&database, start, (changed, frames), Contents::Changes)?;
-                Ok(Prepared {
-                    observed,
-                    pending: Some(pending),
-                })
+                    self.pending(database, start, (changed, frames), Contents::Changes)?;
+                Ok((observed, Some(pending)))
             }
         }
-    }
-
-    pub(crate) fn step(
-        &self,
-        database: &Database,
-        observed: &Observed,
-    ) -> Result<Step, ReplicateError> {
-        decide(self.place.as_ref().map_err(|reason| *reason), observed)
-            .map_err(|fault| database.without_header(fault))
-    }
-
-    pub(crate) fn has_growth(&self, changed: &Changed) -> bool {
-        has_growth(changed, self.place.map_or(0, |place| place.commit))
     }
 
     fn snapshot(
         &self,
-        database: &Database,
+        database: &mut Database,
         reason: SnapshotReason,
-    ) -> Result<Prepared, ReplicateError> {
+    ) -> Result<(Observed, Option<Pending>), ReplicateError> {
+        // That takes as long as it takes.
+        database.let_writers_go();
         database.pin()?;
         let observed = database.observe()?;
         let header = observed
@@ -97,13 +128,10 @@ impl Preparing {
         let (changes, frames) = database.changes(start, observed.frames, u64::MAX)?;
         let contents = Contents::Everything(reason);
         let pending = self.pending(database, start, (changes.finish(), frames), contents)?;
-        Ok(Prepared {
-            observed,
-            pending: Some(pending),
-        })
+        Ok((observed, Some(pending)))
     }
 
-    pub(crate) fn pending(
+    fn pending(
         &self,
         database: &Database,
         start: Chain,
@@ -154,8 +182,18 @@ impl Preparing {
             changed: Arc::new(changed),
             frames: Arc::new(frames),
             handed_on: Arc::default(),
+            void: Arc::default(),
         })
     }
+}
+
+fn step(
+    database: &Database,
+    place: Result<Place, SnapshotReason>,
+    observed: &Observed,
+) -> Result<Step, ReplicateError> {
+    decide(place.as_ref().map_err(|reason| *reason), observed)
+        .map_err(|fault| database.without_header(fault))
 }
 
 /// The time of a file that is made at `now` after one of the time `before`. One that is much later

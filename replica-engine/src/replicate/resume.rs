@@ -9,6 +9,7 @@ use ltx::{Header, Pgno, Trailer, WalSpan};
 use replica_core::{FileInfo, Level, ReplicaClient, Timestamp, Txid};
 
 use super::decide::{Place, SnapshotReason};
+use super::likeness::is_like;
 use super::pending::lock;
 use crate::ReplicateError;
 use crate::damage::{Damage, ReadFailure};
@@ -167,6 +168,9 @@ impl Newest {
         let held = Arc::clone(database);
         let claim = match run_blocking(move || parts.claim(&lock(&held))).await?? {
             Ok(claim) => claim,
+            Err(SnapshotReason::UnknownLog) if is_like(database, listed, client).await? => {
+                return Ok(Err(SnapshotReason::RemovedLog));
+            }
             Err(reason) => return Ok(Err(reason)),
         };
         for compared in claim.compared {

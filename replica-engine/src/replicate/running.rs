@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::ReplicateError;
+use super::glance;
 use super::looks::{Looks, later};
-use super::pending::lock;
 use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
 use super::workers::Turn;
@@ -62,7 +62,7 @@ impl Replicator {
     /// should hardly try again by itself, for some seconds at most: an outage is told of only once a
     /// write has failed. It should give up a write that makes no progress.
     ///
-    /// On Linux the kernel tells when the log is written, and it is looked at each three seconds
+    /// On Linux the kernel tells when the log is written, and it is looked at each half a minute
     /// besides; elsewhere, and where it does not, as often as the options say.
     ///
     /// # Panics
@@ -81,13 +81,15 @@ impl Replicator {
         });
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let told = events.downgrade();
-        let wal = lock(&self.database).wal_path().to_owned();
+        let wal = self.hold.wal.clone();
+        self.member.standing().on_let_go = Some(Box::new(when_left_behind(&tell, &events)));
         let upkeep = self.start_upkeep(&tell, &events);
         let watch = Watch::new(&wal);
+        let is_glanced_at = glance::watch(&self.hold.database, watch.told());
         let (window, poll) = (self.options.window, self.options.poll);
         let running = Running {
             upkeep,
-            looks: Looks::new(window, poll, watch.works(), Instant::now()),
+            looks: Looks::new(window, poll, watch.works() && is_glanced_at, Instant::now()),
             watch,
             replicator: self,
             wal,
@@ -96,6 +98,7 @@ impl Replicator {
             tell,
             interrupted: None,
             checkpoint_from: None,
+            checkpoints: 0,
             events,
         };
         Replication {
@@ -137,6 +140,20 @@ impl Replicator {
             happened.map(|event| events.send(event).ok());
         };
         Some(tokio::spawn(keeper.run(told)))
+    }
+}
+
+/// Notes in the status that others have gone on without the replica, and tells whoever listens.
+fn when_left_behind(
+    tell: &watch::Sender<Progress>,
+    events: &broadcast::Sender<Event>,
+) -> impl Fn() + Send + use<> {
+    let (tell, events) = (tell.clone(), events.downgrade());
+    move || {
+        tell.send_modify(|progress| progress.status.left_behind = true);
+        if let Some(events) = events.upgrade() {
+            events.send(Event::LeftBehind).ok();
+        }
     }
 }
 
@@ -285,6 +302,8 @@ struct Running {
     interrupted: Option<Instant>,
     /// When to checkpoint again after that has failed.
     checkpoint_from: Option<Instant>,
+    /// How many had succeeded by then, of whichever replica of the database.
+    checkpoints: u64,
 }
 
 impl Running {
@@ -431,12 +450,16 @@ impl Running {
         let Running {
             replicator, stops, ..
         } = self;
-        match within(stops, replicator.upkeep(quiet)).await? {
+        let done = within(stops, replicator.upkeep(quiet)).await?;
+        let checkpoints = self.replicator.hold.past().done;
+        if done.is_ok() && self.checkpoint_from.is_some() && checkpoints != self.checkpoints {
+            self.checkpoint_from = None;
+            self.tell
+                .send_modify(|progress| progress.status.checkpoint_trouble = None);
+        }
+        match done {
             Ok(None) => {}
             Ok(Some(checkpointed)) => {
-                self.checkpoint_from = None;
-                self.tell
-                    .send_modify(|progress| progress.status.checkpoint_trouble = None);
                 self.tell(Event::Checkpointed(checkpointed));
                 self.note().await;
             }
@@ -454,6 +477,7 @@ impl Running {
                     return Some(Err(error));
                 }
                 self.checkpoint_from = Some(Instant::now() + pause(attempts));
+                self.checkpoints = checkpoints;
             }
         }
         Some(Ok(()))
@@ -502,6 +526,7 @@ impl Running {
     /// Notes that the replica has everything that was committed at `now`.
     fn succeeded(&mut self, now: Timestamp, wanted: u64, is_last: bool) {
         let mut attempts = 0;
+        let is_left_behind = self.replicator.member.standing().is_let_go;
         self.tell.send_modify(|progress| {
             attempts = progress
                 .status
@@ -509,6 +534,7 @@ impl Running {
                 .take()
                 .map_or(0, |trouble| trouble.attempts);
             progress.status.complete_at = Some(now);
+            progress.status.left_behind = is_left_behind;
             progress.done = wanted;
             progress.complete = is_last;
         });

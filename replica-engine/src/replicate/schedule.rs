@@ -9,6 +9,8 @@ use crate::wal::WalHeader;
 /// From which part of what the log may be on it is begun anew though somebody writes all the time:
 /// one that writes at full speed adds as much again, and more, before that has come about.
 const FIRM_FROM: u64 = 4;
+/// From which part on it is watched all the time.
+const WATCHED_FROM: u64 = 16;
 
 /// When to checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,14 @@ pub(crate) struct Past {
     pub(crate) recycled: Option<WalHeader>,
 }
 
+impl Schedule {
+    /// Whether a log of `len` bytes is watched all the time, so that who writes it is slowed down in
+    /// time.
+    pub(crate) fn is_watched(&self, len: u64) -> bool {
+        len > self.wal_max / WATCHED_FROM
+    }
+}
+
 /// Decides how to checkpoint now, if at all, where the replica has what was observed. `quiet` says
 /// that nothing was committed for a moment.
 pub(crate) fn due(
@@ -40,10 +50,9 @@ pub(crate) fn due(
     if left == 0 && past.recycled == Some(header) {
         return None;
     }
-    let frame_size = header.frame_size() as u64;
     // The rest is left for what is written until the log begins anew. One that was in vain is
     // followed by another at once, and by a firmer one.
-    if u64::from(observed.frames).saturating_mul(frame_size) >= schedule.wal_max / FIRM_FROM {
+    if observed.bytes() >= schedule.wal_max / FIRM_FROM {
         return Some(Checkpoint::Firm);
     }
     let is_long = observed.frames >= schedule.pages;

@@ -24,6 +24,9 @@ pub struct Status {
     pub bytes: u64,
     /// How many bytes the database's log takes on the disk.
     pub wal_bytes: u64,
+    /// Whether other replicas of the same database have gone on without this one, which was too far
+    /// behind, since it had everything: see [`Event::LeftBehind`].
+    pub left_behind: bool,
     /// What is wrong at present.
     pub trouble: Option<Trouble>,
     /// Why the log is not checkpointed, so that it grows, though what is committed is stored.
@@ -82,6 +85,11 @@ pub enum Event {
         /// How long it was interrupted.
         after: Duration,
     },
+    /// Other replicas of the same database need its log to be begun anew, and go on without this one,
+    /// which lacks too much of it. Nothing that it has is lost by that: once its store can be
+    /// written again it gets what it lacks if the log still has that, and otherwise the whole
+    /// database. It is not told again until it has everything.
+    LeftBehind,
     /// Files of the replica were put together to one, which may be a snapshot.
     Compacted {
         /// The file that they are now.

@@ -34,6 +34,11 @@ impl Watch {
         self.0.is_some()
     }
 
+    /// By which others tell it that the file was written.
+    pub(crate) fn told(&self) -> Option<Arc<Notify>> {
+        self.0.as_ref().map(|watched| Arc::clone(&watched.written))
+    }
+
     /// Returns when the file has been written since this has returned the last time, or replaced, or
     /// when that may be.
     pub(crate) async fn written(&self) {

@@ -174,9 +174,13 @@ impl ChangedPage {
         if chain.link(frame)?.pgno != self.pgno {
             return Err(Break::Pgno);
         }
-        let (_, rest) = frame.split_at(super::FRAME_HEADER_SIZE);
-        Ok(rest
-            .get(..of.header().page_size().bytes())
-            .unwrap_or_default())
+        Ok(self.content(of, frame))
+    }
+
+    /// The page in `frame`, which was verified.
+    pub(crate) fn content<'a>(&self, of: &Chain, frame: &'a [u8]) -> &'a [u8] {
+        let rest = frame.get(super::FRAME_HEADER_SIZE..).unwrap_or_default();
+        rest.get(..of.header().page_size().bytes())
+            .unwrap_or_default()
     }
 }

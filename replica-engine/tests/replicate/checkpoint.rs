@@ -360,75 +360,191 @@ async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
     live.assert_restorable(replica).await;
 }
 
-/// How long the longest commit took of an application that writes without a pause until it is
-/// told to stop.
-fn write_without_pause(path: &Path, autocheckpoint: u32, stop: &AtomicBool) -> Duration {
-    let application = connect(path);
-    let autocheckpoint = format!("PRAGMA wal_autocheckpoint={autocheckpoint}");
-    run(
-        &application,
-        "PRAGMA busy_timeout=5000; PRAGMA synchronous=FULL",
-    );
-    run(&application, &autocheckpoint);
-    let mut longest = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        run(
-            &application,
-            "INSERT INTO t(a, b) VALUES('busy', randomblob(300))",
-        );
-        run(
-            &application,
-            "DELETE FROM t WHERE id = (SELECT min(id) FROM t)",
-        );
-        longest = longest.max(begun.elapsed());
-    }
-    longest
+/// An application that writes without a pause until it is told to stop.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    /// Says how long the longest commit took.
+    thread: thread::JoinHandle<Duration>,
 }
 
-#[tokio::test]
-async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short() {
-    for autocheckpoint in [0, 50] {
-        beside_a_writer(autocheckpoint).await;
+impl Writer {
+    fn start(path: &Path, settings: &str) -> Writer {
+        let (path, stop) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
+        let settings = format!("PRAGMA busy_timeout=5000; {settings}");
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let application = connect(&path);
+            run(&application, &settings);
+            let mut longest = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                run(
+                    &application,
+                    "INSERT INTO t(a, b) VALUES('busy', randomblob(300))",
+                );
+                run(
+                    &application,
+                    "DELETE FROM t WHERE id = (SELECT min(id) FROM t)",
+                );
+                longest = longest.max(begun.elapsed());
+            }
+            longest
+        });
+        Writer { stop, thread }
+    }
+
+    fn stop(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the writer should see no error")
     }
 }
 
-async fn beside_a_writer(autocheckpoint: u32) {
+/// A database with a log of up to `wal_max` bytes, and a replica that is up to date.
+async fn replicating_within(wal_max: u64) -> (Live, MockClient, Replicator) {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
     let mut options = live.options();
-    options.wal_max = 4 * 1024 * 1024;
+    options.wal_max = wal_max;
     options.checkpoint_pages = 50;
-    let wal_max = options.wal_max;
     let client = Arc::new(replica.clone());
     let started = Replicator::open(client, options).await;
     let mut replicator = started.expect("it should start");
     live.sync(&mut replicator).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let (path, stop) = (live.path(), Arc::clone(&stop));
-        thread::spawn(move || write_without_pause(&path, autocheckpoint, &stop))
-    };
+    (live, replica, replicator)
+}
 
+/// Syncs and checkpoints beside a writer until the log was begun anew so many times, and says how
+/// long it was at most.
+async fn recycled(live: &Live, replicator: &mut Replicator, times: u32) -> u64 {
     let (mut recycled, mut largest, begun) = (0, 0, Instant::now());
-    while recycled < 5 && begun.elapsed() < Duration::from_secs(60) {
+    while recycled < times && begun.elapsed() < Duration::from_secs(60) {
         let synced = replicator.sync().await.expect("a sync should succeed");
         assert_eq!(synced.snapshot, None);
         let done = replicator.upkeep(false).await.expect("it should succeed");
         recycled += u32::from(done.is_some_and(|done| done.recycled));
-        let len = std::fs::metadata(live.wal()).map_or(0, |metadata| metadata.len());
-        largest = largest.max(len);
+        largest = largest.max(wal_len(live));
     }
-    stop.store(true, Ordering::Relaxed);
-    let longest = writer.join().expect("the writer should see no error");
+    assert_eq!(recycled, times);
+    largest
+}
 
-    assert_eq!(recycled, 5);
-    assert!(largest <= wal_max, "the log has had {largest} bytes");
-    assert!(
-        longest < Duration::from_secs(1),
-        "a commit took {longest:?}"
-    );
-    live.sync(&mut replicator).await;
+fn wal_len(live: &Live) -> u64 {
+    std::fs::metadata(live.wal()).map_or(0, |metadata| metadata.len())
+}
+
+/// Looks at the log until it has more than `len` bytes.
+async fn until_longer(live: &Live, len: u64) {
+    while wal_len(live) <= len {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn assert_latest(live: &mut Live, replica: MockClient, replicator: &mut Replicator) {
+    live.sync(replicator).await;
     let client: Arc<dyn ReplicaClient> = Arc::new(replica);
     let restored = restored(&client, Target::Latest).await;
     assert!(restored == live.state(), "what was restored is another");
+}
+
+#[tokio::test]
+async fn a_writer_that_never_pauses_is_not_kept_waiting_and_its_log_stays_short() {
+    const WAL_MAX: u64 = 4 * 1024 * 1024;
+    for autocheckpoint in [0, 50] {
+        let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
+        let settings =
+            format!("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint={autocheckpoint}");
+        let writer = Writer::start(&live.path(), &settings);
+
+        let largest = recycled(&live, &mut replicator, 5).await;
+        let longest = writer.stop();
+
+        assert!(largest <= WAL_MAX, "the log has had {largest} bytes");
+        assert!(
+            longest < Duration::from_secs(1),
+            "a commit took {longest:?}"
+        );
+        assert_latest(&mut live, replica, &mut replicator).await;
+    }
+}
+
+#[tokio::test]
+async fn who_writes_is_slowed_down_once_the_log_is_as_long_as_it_may_be() {
+    const WAL_MAX: u64 = 1024 * 1024;
+    let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
+    replica.on(Op::Write).delay(Duration::from_millis(700));
+    live.run("PRAGMA busy_timeout=0");
+    let write = "INSERT INTO t(b) VALUES(randomblob(30000))";
+    while wal_len(&live) <= WAL_MAX {
+        live.run(write);
+    }
+
+    let refused = async {
+        while live.application().execute_batch(write).is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let refused = async {
+        tokio::select! {
+            biased;
+            () = refused => true,
+            _ = replicator.sync() => false,
+        }
+    };
+    let is_refused = refused.await;
+
+    assert!(is_refused, "nobody has slowed it down");
+    live.run("PRAGMA busy_timeout=5000");
+    live.run(write);
+    replicator.sync().await.expect("a sync should succeed");
+    recycled(&live, &mut replicator, 1).await;
+    assert_latest(&mut live, replica, &mut replicator).await;
+}
+
+#[tokio::test]
+async fn nobody_is_slowed_down_for_a_log_that_a_reader_keeps() {
+    const WAL_MAX: u64 = 1024 * 1024;
+    let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
+    insert(&live);
+    let reader = live.reader();
+    let writer = Writer::start(&live.path(), "PRAGMA synchronous=OFF");
+
+    let syncs = async {
+        loop {
+            replicator.sync().await.expect("a sync should succeed");
+            replicator.upkeep(false).await.expect("it should succeed");
+        }
+    };
+    let grown = async {
+        tokio::select! {
+            () = syncs => {}
+            () = until_longer(&live, 20 * WAL_MAX) => {}
+        }
+    };
+    let grown = tokio::time::timeout(Duration::from_secs(60), grown).await;
+    drop(reader);
+    writer.stop();
+
+    grown.expect("the log should grow");
+    assert_latest(&mut live, replica, &mut replicator).await;
+}
+
+#[tokio::test]
+async fn nobody_is_slowed_down_for_long_where_the_store_hangs() {
+    const WAL_MAX: u64 = 1024 * 1024;
+    let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
+    let writer = Writer::start(&live.path(), "PRAGMA synchronous=OFF");
+    recycled(&live, &mut replicator, 2).await;
+    replica.on(Op::Write).hang();
+
+    let grown = async {
+        tokio::select! {
+            _ = replicator.sync() => panic!("the store hangs"),
+            () = until_longer(&live, 20 * WAL_MAX) => {}
+        }
+    };
+    let grown = tokio::time::timeout(Duration::from_secs(60), grown).await;
+    writer.stop();
+
+    grown.expect("the log should grow");
+    replica.clear_faults();
+    assert_latest(&mut live, replica, &mut replicator).await;
 }

@@ -9,6 +9,7 @@ mod lock_page;
 mod model;
 mod resume;
 mod running;
+mod several;
 mod store;
 mod support;
 mod upkeep;

@@ -109,7 +109,18 @@ async fn a_log_that_was_removed_leads_to_a_snapshot() {
     live.connect();
     insert(&live, 1);
 
-    check(live, replica, Some(SnapshotReason::UnknownLog)).await;
+    check(live, replica, Some(SnapshotReason::RemovedLog)).await;
+}
+
+/// Two databases of one application have the same tables and the same pages in use.
+#[tokio::test]
+async fn another_database_of_the_same_application_is_not_taken_for_the_replicas() {
+    let (_, replica) = replicated(512).await;
+    let (mut other, _) = replicated(512).await;
+
+    let (_, synced) = resumed(&mut other, &replica).await;
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::UnknownLog));
 }
 
 #[tokio::test]
@@ -118,7 +129,7 @@ async fn a_database_that_left_wal_mode_meanwhile_leads_to_a_snapshot() {
     live.run("PRAGMA journal_mode=DELETE");
     insert(&live, 1);
 
-    check(live, replica, Some(SnapshotReason::UnknownLog)).await;
+    check(live, replica, Some(SnapshotReason::RemovedLog)).await;
 }
 
 #[tokio::test]

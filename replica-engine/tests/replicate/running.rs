@@ -11,6 +11,7 @@ use replica_engine::{Event, ReplicateError, Replication, SnapshotReason, Target,
 use replica_mock::{MockClient, file};
 use tokio::time::{Instant, timeout};
 
+use crate::application::connect;
 use crate::support::{Live, NOW, raw, restored, stored};
 
 /// How long anything here may take, which is much longer than it does.
@@ -437,6 +438,49 @@ async fn a_replication_that_is_dropped_ends_at_once() {
     let mut replicator = live.started(&replica).await;
     let synced = replicator.sync().await.expect("a sync should succeed");
     assert_eq!((synced.txid.get(), synced.snapshot), (3, None));
+    assert_restorable(&live, &replica).await;
+}
+
+/// What a writer leaves that dies over the index of the log: two copies of its header that differ.
+/// A process that closes the file loses its locks, so another one writes it.
+fn tear_index(live: &Live) {
+    let script = "printf '0123456789' | dd of=\"$1\" bs=1 seek=56 conv=notrunc status=none";
+    let torn = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(live.path().with_extension("db-shm"))
+        .status();
+    assert!(torn.expect("a shell should run").success());
+}
+
+/// Nobody looked at a log while a file of it was being stored, or its turn was waited for, so that
+/// nobody could read the database for as long as that took.
+#[tokio::test]
+async fn an_index_that_was_left_half_written_is_mended_while_the_store_hangs() {
+    let (live, replica, replication) = running().await;
+    replica.on(Op::Write).hang();
+    insert(&live);
+    let hangs = async {
+        while replica.running() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let hangs = timeout(LONG, hangs).await;
+    hangs.expect("a file should be stored by now");
+
+    tear_index(&live);
+    let path = live.path();
+    let read = tokio::task::spawn_blocking(move || {
+        connect(&path).query_row("SELECT count(*) FROM t", (), |row| row.get::<_, u32>(0))
+    });
+    let read = read.await.expect("a reader should not panic");
+
+    assert_eq!(read, Ok(1));
+    assert!(replica.running() > 0);
+    replica.clear_faults();
+    drop(replication);
+    insert(&live);
+    let replication = live.started(&replica).await.start();
+    synced(&replication).await;
     assert_restorable(&live, &replica).await;
 }
 

@@ -182,8 +182,9 @@ async fn a_damaged_newest_file_never_gives_an_older_state() {
             RestoreError::Damaged {
                 txid: wanted,
                 damaged,
+                before,
             } => {
-                assert_eq!(wanted, txid(3));
+                assert_eq!((wanted, before), (txid(3), Some(txid(2))));
                 assert_eq!(damaged.iter().map(|d| d.file).collect::<Vec<_>>(), [newest]);
             }
             error => panic!("{error}"),

@@ -12,6 +12,7 @@ use replica_core::{
 };
 use replica_engine::{Existing, Progress, RestoreError, RestoreOptions, Target, restore};
 use replica_mock::{MockClient, file};
+use rusqlite::Connection;
 
 use crate::support::{Made, Output, database, page, small};
 
@@ -148,6 +149,107 @@ async fn a_database_that_is_replaced_keeps_its_permissions() {
         let new = fs::metadata(output.path()).unwrap();
         assert_eq!(new.permissions().mode() & 0o777, mode);
         assert_eq!((new.uid(), new.gid()), (old.uid(), old.gid()));
+    }
+}
+
+/// An application that has the database at the target open, in WAL mode or just reading.
+fn application(output: &Output, is_wal: bool) -> Connection {
+    let connection = Connection::open(output.path()).expect("a database can be opened");
+    let used = match is_wal {
+        true => "PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(a)",
+        false => {
+            "PRAGMA journal_mode=DELETE; CREATE TABLE IF NOT EXISTS t(a); BEGIN; SELECT * FROM t"
+        }
+    };
+    connection.execute_batch(used).expect("it can be used");
+    connection
+}
+
+/// A forced restore took the name from a database that an application had open, which went on with
+/// a file that nobody would find again.
+#[tokio::test]
+async fn a_database_that_somebody_has_open_is_not_replaced() {
+    let (replica, states) = small();
+    for is_wal in [true, false] {
+        let output = Output::new();
+        let application = application(&output, is_wal);
+        let mut before = output.names();
+
+        let error = fails(&replica, &replacing(&output)).await;
+
+        assert!(matches!(error, RestoreError::Occupied { .. }), "{error}");
+        assert!(replica.calls().is_empty(), "before anything is fetched");
+        let mut after = output.names();
+        before.sort_unstable();
+        after.sort_unstable();
+        assert_eq!(after, before);
+        let written = application.execute_batch("INSERT INTO t VALUES(1)");
+        written.expect("it goes on as before");
+        drop(application);
+        let restored = restore(Arc::new(replica.clone()), &replacing(&output), |_| {}).await;
+        restored.expect("nobody has it open any more");
+        assert_eq!(output.content(), states[2]);
+        replica.clear_calls();
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_opened_meanwhile_is_not_replaced() {
+    let (replica, _) = small();
+    let output = Arc::new(Output::new());
+    drop(application(&output, true));
+    let opened = Arc::new(Mutex::new(None));
+    let open = {
+        let (output, opened) = (Arc::clone(&output), Arc::clone(&opened));
+        move |progress| {
+            if matches!(progress, Progress::Planned { .. }) {
+                *opened.lock().unwrap() = Some(application(&output, true));
+            }
+        }
+    };
+
+    let result = restore(Arc::new(replica), &replacing(&output), open).await;
+
+    let error = result.expect_err("it is open");
+    assert!(matches!(error, RestoreError::Occupied { .. }), "{error}");
+    let application = opened.lock().unwrap().take().expect("it was planned");
+    let written = application.execute_batch("INSERT INTO t VALUES(1)");
+    written.expect("it goes on as before");
+}
+
+/// Who crashed has nothing open, and its log is not touched before the new database is whole.
+#[tokio::test]
+async fn to_ask_who_has_a_database_open_changes_nothing() {
+    let (replica, _) = small();
+    replica.corrupt(file(0, 3..=3), 110);
+    for has_log in [true, false] {
+        let (crashed, output) = (Output::new(), Output::new());
+        let application = application(&crashed, true);
+        for suffix in ["", "-wal"].iter().take(1 + usize::from(has_log)) {
+            let name = format!("restored.db{suffix}");
+            // By another process, because one that closes a file loses its locks.
+            let copied = std::process::Command::new("cp")
+                .arg(crashed.folder().join(&name))
+                .arg(output.folder().join(&name))
+                .status();
+            assert!(copied.expect("cp should run").success());
+        }
+        drop(application);
+        let state = || -> Vec<(String, Vec<u8>)> {
+            let read = |name: &String| fs::read(output.folder().join(name)).expect("it is there");
+            let mut names = output.names();
+            names.sort_unstable();
+            names
+                .into_iter()
+                .map(|name| (name.clone(), read(&name)))
+                .collect()
+        };
+        let before = state();
+
+        let error = fails(&replica, &replacing(&output)).await;
+
+        assert!(matches!(error, RestoreError::Damaged { .. }), "{error}");
+        assert_eq!(state(), before, "with a log: {has_log}");
     }
 }
 

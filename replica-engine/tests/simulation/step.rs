@@ -16,6 +16,8 @@ pub(crate) struct Setting {
     /// After how many pages the application checkpoints.
     pub(crate) autocheckpoint: u32,
     pub(crate) store: Capabilities,
+    /// How many replicas the database has.
+    pub(crate) replicas: usize,
 }
 
 pub(crate) fn any_setting() -> impl Strategy<Value = Setting> {
@@ -28,11 +30,15 @@ pub(crate) fn any_setting() -> impl Strategy<Value = Setting> {
     ];
     let page_size = prop::sample::select(vec![512u32, 1024, 4096]);
     let autocheckpoint = prop::sample::select(vec![0u32, 3, 12, 1000]);
-    (page_size, autocheckpoint, store).prop_map(|(page_size, autocheckpoint, store)| Setting {
-        page_size,
-        autocheckpoint,
-        store,
-    })
+    let replicas = prop::sample::select(vec![1usize, 1, 2, 2, 3]);
+    (page_size, autocheckpoint, store, replicas).prop_map(
+        |(page_size, autocheckpoint, store, replicas)| Setting {
+            page_size,
+            autocheckpoint,
+            store,
+            replicas,
+        },
+    )
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +48,8 @@ pub(crate) enum Step {
     /// The application's, when the store is called so many times from now.
     Meanwhile(u64, Change),
     Read,
+    /// What comes next is about this one of the replicas, as far as it is about one.
+    Turn(usize),
     StopReading,
     RestartApplication {
         is_orderly: bool,
@@ -143,6 +151,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(|is_orderly| Step::RestartApplication { is_orderly }),
     ];
     let of_process = prop_oneof![
+        14 => (0usize..3).prop_map(Step::Turn),
         12 => any::<bool>().prop_map(|runs| Step::Start { runs }),
         2 => Just(Step::End),
         2 => Just(Step::Kill),

@@ -1,4 +1,4 @@
-//! One run: a database, a replica of it, and everything that happens to both.
+//! One run: a database, its replicas, and everything that happens to them.
 
 use std::future::Future;
 use std::pin::pin;
@@ -37,14 +37,21 @@ const WAL_MAX: u64 = 200_000;
 
 pub(crate) struct World {
     application: Arc<Mutex<Application>>,
+    replicas: Vec<Replica>,
+    /// Which of them it is about now.
+    at: usize,
+    clock: Clock,
+    kept: Option<Copy>,
+    output: TempDir,
+}
+
+/// One replica of the database, and who replicates to it.
+struct Replica {
     line: Line,
     /// The replica as it is, whatever goes wrong.
     store: MockClient,
     ledger: Ledger,
-    clock: Clock,
     process: Option<Process>,
-    kept: Option<Copy>,
-    output: TempDir,
 }
 
 /// A process that replicates.
@@ -94,8 +101,9 @@ pub(crate) async fn calls(setting: Setting, steps: &[Step]) -> Vec<String> {
         // What is wrong is told by `play`.
         world.play(step).await.ok();
     }
-    let calls = world.store.calls().into_iter();
-    calls
+    let stores = world.replicas.iter().map(|replica| &replica.store);
+    stores
+        .flat_map(MockClient::calls)
         .map(|call| format!("{:?} {:?}", call.request, call.outcome))
         .collect()
 }
@@ -117,17 +125,23 @@ impl World {
     fn new(setting: Setting) -> World {
         let application = Application::new(setting.page_size, setting.autocheckpoint);
         let application = Arc::new(Mutex::new(application));
-        let store = MockStore::with_capabilities(setting.store).client("");
+        let replicas = (0..setting.replicas).map(|_| {
+            let store = MockStore::with_capabilities(setting.store).client("");
+            Replica {
+                line: Line::new(store.clone(), Arc::clone(&application)),
+                store,
+                ledger: Ledger::new(retention()),
+                process: None,
+            }
+        });
         World {
-            line: Line::new(store.clone(), Arc::clone(&application)),
+            replicas: replicas.collect(),
+            at: 0,
             application,
-            store,
-            ledger: Ledger::new(retention()),
             clock: Clock {
                 begun: Instant::now(),
                 ahead: Arc::default(),
             },
-            process: None,
             kept: None,
             output: tempfile::tempdir().expect("a temporary folder"),
         }
@@ -136,14 +150,17 @@ impl World {
     async fn play(&mut self, step: &Step) -> Verdict {
         match step {
             Step::Change(change) => self.application().make(change),
-            Step::Meanwhile(calls, change) => self.line.meanwhile(*calls, change.clone()),
+            Step::Meanwhile(calls, change) => self.replicas[self.at]
+                .line
+                .meanwhile(*calls, change.clone()),
+            Step::Turn(to) => self.at = to % self.replicas.len(),
             Step::Read => self.application().read(),
             Step::StopReading => self.application().stop_reading(),
             Step::RestartApplication { is_orderly } => self.application().restart(*is_orderly),
             Step::Start { runs } => self.start(*runs).await?,
             Step::End => self.end().await?,
             Step::Kill => self.kill().await,
-            Step::Doom(doom) => self.line.doom(*doom),
+            Step::Doom(doom) => self.replicas[self.at].line.doom(*doom),
             Step::Sync => self.sync().await?,
             Step::Checkpoint(how) => self.checkpoint(*how).await?,
             Step::CheckpointDue { quiet } => self.checkpoint_due(*quiet).await?,
@@ -155,12 +172,14 @@ impl World {
                     .ahead
                     .fetch_add(seconds * 1000, Ordering::Relaxed);
             }
-            Step::Fault(fault) => self.line.arm(*fault),
-            Step::Outage(seconds) => self.line.go_away(Duration::from_secs(*seconds)),
+            Step::Fault(fault) => self.replicas[self.at].line.arm(*fault),
+            Step::Outage(seconds) => self.replicas[self.at]
+                .line
+                .go_away(Duration::from_secs(*seconds)),
             Step::CutPower(lost) => {
                 // A copy that is made while a checkpoint goes on has pages of frames that are not
                 // counted yet, and that were synced before.
-                self.kill().await;
+                self.kill_all().await;
                 let copy = self.application().copy();
                 self.application().cut_power(&copy, *lost);
             }
@@ -170,14 +189,19 @@ impl World {
             }
             Step::PutBack => {
                 if let Some(kept) = self.kept.clone() {
-                    self.kill().await;
+                    self.kill_all().await;
                     self.application().replace(&kept);
                 }
             }
             Step::PlanRestore(age) => {
-                let (txid, now) = (self.ledger.newest().saturating_sub(*age), Instant::now());
-                if txid > 0 && self.ledger.promises(txid, now) {
-                    self.ledger.plan(Target::Txid(number(txid)), now);
+                let (txid, now) = (
+                    self.replicas[self.at].ledger.newest().saturating_sub(*age),
+                    Instant::now(),
+                );
+                if txid > 0 && self.replicas[self.at].ledger.promises(txid, now) {
+                    self.replicas[self.at]
+                        .ledger
+                        .plan(Target::Txid(number(txid)), now);
                 }
             }
             Step::Restore {
@@ -199,20 +223,23 @@ impl World {
     fn look(&mut self) -> Verdict {
         let application = Arc::clone(&self.application);
         let application = locked(&application);
-        for entry in self.line.journal() {
-            let time = self.clock.at(entry.at);
-            self.ledger.check(&application, entry, time)?;
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
+            for entry in replica.line.journal() {
+                let time = self.clock.at(entry.at);
+                let checked = replica.ledger.check(&application, entry, time);
+                checked.map_err(|reason| format!("replica {index}: {reason}"))?;
+            }
         }
         leaves_no_litter(application.folder())
     }
 
     async fn start(&mut self, runs: bool) -> Verdict {
-        if self.process.is_some() {
+        if self.replicas[self.at].process.is_some() {
             return Ok(());
         }
         if self.clock.ahead.load(Ordering::Relaxed) != 0 {
             // Nothing tells a clock that is wrong in two runs.
-            self.ledger.forgive();
+            self.replicas[self.at].ledger.forgive();
         }
         let (path, clock) = (self.application().path(), self.clock.clone());
         let mut options = ReplicateOptions::new(path, move || clock.now());
@@ -224,10 +251,10 @@ impl World {
         options.window = Duration::ZERO;
         options.upkeep = Some(upkeep());
         let opened = Replicator::open(self.client(), options);
-        match self.line.survive(opened).await {
+        match self.replicas[self.at].line.survive(opened).await {
             None => self.bury().await,
             Some(Ok(replicator)) => {
-                self.process = Some(match runs {
+                self.replicas[self.at].process = Some(match runs {
                     true => Process::Running(replicator.start()),
                     false => Process::Stepwise(Box::new(replicator)),
                 });
@@ -239,20 +266,22 @@ impl World {
 
     async fn end(&mut self) -> Verdict {
         let asked = self.asked();
-        match self.process.take() {
+        match self.replicas[self.at].process.take() {
             Some(Process::Running(replication)) => {
                 let ended = replication.shut_down(LONG);
-                match self.line.survive(ended).await {
+                match self.replicas[self.at].line.survive(ended).await {
                     None => self.bury().await,
                     Some(ended) => {
                         holds!(ended.complete, "it ended without all: {:?}", ended.status);
-                        let newest = self.look().map(|()| self.ledger.newest())?;
+                        let newest = self
+                            .look()
+                            .map(|()| self.replicas[self.at].ledger.newest())?;
                         self.acknowledged(newest, asked)?;
                     }
                 }
             }
             process => {
-                self.process = process;
+                self.replicas[self.at].process = process;
                 self.sync().await?;
                 self.kill().await;
             }
@@ -261,7 +290,14 @@ impl World {
     }
 
     async fn kill(&mut self) {
-        self.process = None;
+        self.replicas[self.at].process = None;
+        self.bury().await;
+    }
+
+    async fn kill_all(&mut self) {
+        for replica in &mut self.replicas {
+            replica.process = None;
+        }
         self.bury().await;
     }
 
@@ -273,13 +309,13 @@ impl World {
 
     async fn sync(&mut self) -> Verdict {
         let asked = self.asked();
-        let synced = match self.process.take() {
+        let synced = match self.replicas[self.at].process.take() {
             None => return Ok(()),
             Some(Process::Stepwise(mut replicator)) => {
-                let synced = self.line.survive(replicator.sync()).await;
+                let synced = self.replicas[self.at].line.survive(replicator.sync()).await;
                 let synced = synced.map(|synced| synced.map(|synced| synced.txid.get()));
                 if synced.is_some() {
-                    self.process = Some(Process::Stepwise(replicator));
+                    self.replicas[self.at].process = Some(Process::Stepwise(replicator));
                 }
                 match synced {
                     Some(Err(error)) => {
@@ -291,9 +327,12 @@ impl World {
                 }
             }
             Some(Process::Running(replication)) => {
-                let synced = self.line.survive(patiently(replication.sync())).await;
+                let synced = self.replicas[self.at]
+                    .line
+                    .survive(patiently(replication.sync()))
+                    .await;
                 if synced.is_some() {
-                    self.process = Some(Process::Running(replication));
+                    self.replicas[self.at].process = Some(Process::Running(replication));
                 }
                 match synced {
                     Some(Ok(Ok(txid))) => Some(txid.get()),
@@ -325,25 +364,29 @@ impl World {
     /// is all that there is if nothing was done since.
     fn acknowledged(&mut self, txid: u64, (version, actions): (u64, u64)) -> Verdict {
         let application = self.application();
-        let newest = self.ledger.newest();
+        let newest = self.replicas[self.at].ledger.newest();
         holds!(
             txid <= newest,
             "{txid} was acknowledged, and {newest} is the last one"
         );
-        let stored = self.ledger.version(txid)?;
+        let stored = self.replicas[self.at].ledger.version(txid)?;
         holds!(
             stored >= version || application.actions() != actions,
             "what transaction {version} has left was acknowledged, and {stored} is there"
         );
-        if application.actions() == actions && txid == newest {
-            let is_same = self.ledger.image(txid)? == application.image();
+        // The others write a little of their own at times.
+        let others = self.replicas.iter().enumerate();
+        let mut others = others.filter(|(index, _)| *index != self.at);
+        let is_alone = others.all(|(_, other)| !matches!(other.process, Some(Process::Running(_))));
+        if application.actions() == actions && txid == newest && is_alone {
+            let is_same = self.replicas[self.at].ledger.image(txid)? == application.image();
             holds!(is_same, "transaction {txid} is not the database");
         }
         Ok(())
     }
 
     async fn checkpoint(&mut self, how: Checkpoint) -> Verdict {
-        let Some(Process::Stepwise(replicator)) = &mut self.process else {
+        let Some(Process::Stepwise(replicator)) = &mut self.replicas[self.at].process else {
             return Ok(());
         };
         let done = replicator.checkpoint(how).await;
@@ -351,7 +394,7 @@ impl World {
     }
 
     async fn checkpoint_due(&mut self, quiet: bool) -> Verdict {
-        let Some(Process::Stepwise(replicator)) = &mut self.process else {
+        let Some(Process::Stepwise(replicator)) = &mut self.replicas[self.at].process else {
             return Ok(());
         };
         let done = replicator.upkeep(quiet).await;
@@ -364,7 +407,7 @@ impl World {
         }
         let (client, options) = (self.client(), upkeep());
         let work = async { compact(&client, &options, self.clock.now()).await.map(drop) };
-        let done = self.line.survive(work).await;
+        let done = self.replicas[self.at].line.survive(work).await;
         self.put_together(done).await
     }
 
@@ -374,7 +417,7 @@ impl World {
         }
         let client = self.client();
         let work = async { snapshot(&client).await.map(drop) };
-        let done = self.line.survive(work).await;
+        let done = self.replicas[self.at].line.survive(work).await;
         self.put_together(done).await
     }
 
@@ -383,7 +426,8 @@ impl World {
             None => self.kill().await,
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                let may_fail = self.line.is_troubled() || self.ledger.newest() == 0;
+                let may_fail = self.replicas[self.at].line.is_troubled()
+                    || self.replicas[self.at].ledger.newest() == 0;
                 holds!(may_fail, "what was put together: {error:?}");
             }
         }
@@ -406,12 +450,17 @@ impl World {
     }
 
     fn runs(&self) -> bool {
-        matches!(self.process, Some(Process::Running(_)))
+        matches!(self.replicas[self.at].process, Some(Process::Running(_)))
     }
 
     /// Lets time pass, which a process may not survive.
     async fn pass(&mut self, span: Duration) {
-        if self.line.survive(sleep(span)).await.is_none() {
+        if self.replicas[self.at]
+            .line
+            .survive(sleep(span))
+            .await
+            .is_none()
+        {
             self.kill().await;
         }
     }
@@ -419,7 +468,7 @@ impl World {
     /// Restores a state that is so many transactions old.
     async fn restore(&mut self, age: u64, fault: Option<Fault>) -> Verdict {
         self.sync_first().await?;
-        let txid = self.ledger.newest().saturating_sub(age);
+        let txid = self.replicas[self.at].ledger.newest().saturating_sub(age);
         if txid == 0 {
             return Ok(());
         }
@@ -427,15 +476,15 @@ impl World {
             0 => Target::Latest,
             _ => Target::Txid(number(txid)),
         };
-        let is_promised = self.ledger.promises(txid, Instant::now());
+        let is_promised = self.replicas[self.at].ledger.promises(txid, Instant::now());
         self.restored(target, txid, is_promised, fault).await
     }
 
     /// Restores the state just before one that is so many transactions old, by the time of that.
     async fn restore_before(&mut self, age: u64, fault: Option<Fault>) -> Verdict {
         self.sync_first().await?;
-        let next = self.ledger.newest().saturating_sub(age);
-        let Some(times) = self.ledger.times() else {
+        let next = self.replicas[self.at].ledger.newest().saturating_sub(age);
+        let Some(times) = self.replicas[self.at].ledger.times() else {
             return Ok(());
         };
         let time = times.iter().find(|(txid, _)| *txid == next);
@@ -443,7 +492,8 @@ impl World {
         let Some((time, txid)) = time.and_then(|(_, time)| Some((*time, before(*time)?.0))) else {
             return Ok(());
         };
-        let is_promised = [txid, next].map(|txid| self.ledger.promises(txid, Instant::now()));
+        let is_promised =
+            [txid, next].map(|txid| self.replicas[self.at].ledger.promises(txid, Instant::now()));
         self.restored(Target::Time(time), txid, is_promised == [true; 2], fault)
             .await
     }
@@ -461,10 +511,14 @@ impl World {
         let mut options = RestoreOptions::new(&path);
         options.existing = Existing::Replace;
         options.target = target;
-        let mock =
-            MockStore::with_capabilities(self.store.capabilities().with_list_lag(Duration::ZERO));
+        let mock = MockStore::with_capabilities(
+            self.replicas[self.at]
+                .store
+                .capabilities()
+                .with_list_lag(Duration::ZERO),
+        );
         let mock = mock.client("");
-        mock.restore(&self.store.snapshot());
+        mock.restore(&self.replicas[self.at].store.snapshot());
         if let Some(fault) = fault {
             fault.of_restore(&mock);
         }
@@ -482,11 +536,11 @@ impl World {
                 let came = restored.txid.get();
                 // A time is as exact as what was put together since.
                 let is_last = matches!(target, Target::Time(_))
-                    && (came + 1..=txid).all(|txid| !self.ledger.has(txid));
+                    && (came + 1..=txid).all(|txid| !self.replicas[self.at].ledger.has(txid));
                 let is_right = came == txid || came < txid && is_last;
                 holds!(is_right, "{txid} was asked for, and {came} came");
                 let bytes = std::fs::read(&path).expect("a restore makes a file");
-                let is_same = bytes == self.ledger.image(came)?;
+                let is_same = bytes == self.replicas[self.at].ledger.image(came)?;
                 holds!(is_same, "transaction {came} is another after a restore");
             }
         }
@@ -495,42 +549,72 @@ impl World {
 
     /// Everything is well again: whatever was committed can be restored in the end.
     async fn finish(&mut self) -> Verdict {
-        self.line.mend();
         self.application().stop_reading();
+        let all = 0..self.replicas.len();
+        for replica in &self.replicas {
+            replica.line.mend();
+        }
+        for at in all.clone() {
+            self.at = at;
+            self.recover().await?;
+        }
+        for at in all.clone() {
+            // What the others have written of their own, too.
+            self.at = at;
+            self.sync().await?;
+        }
+        for at in all.clone() {
+            self.at = at;
+            self.end().await?;
+            self.look()?;
+        }
+        self.pass(10 * SECOND).await;
+        for at in all {
+            self.at = at;
+            self.restore(0, None).await?;
+            let ledger = &self.replicas[at].ledger;
+            let is_latest = ledger.image(ledger.newest())? == self.application().image();
+            holds!(is_latest, "the latest state is not the database");
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the replica has everything.
+    async fn recover(&mut self) -> Verdict {
         self.sync_first().await?;
         self.pass(400 * SECOND).await;
         self.look()?;
-        if let Some(Process::Running(replication)) = &self.process {
+        if let Some(Process::Running(replication)) = &self.replicas[self.at].process {
             let status = replication.status();
             let is_well = status.trouble.is_none() && status.upkeep.is_empty() && !status.ended;
-            holds!(is_well, "it has not recovered: {status:?}");
+            holds!(
+                is_well && !status.left_behind,
+                "it has not recovered: {status:?}"
+            );
         }
         self.start(false).await?;
         self.look()?;
-        holds!(self.process.is_some(), "it can't be opened");
-        let before = self.ledger.newest();
+        let replica = &self.replicas[self.at];
+        holds!(replica.process.is_some(), "it can't be opened");
+        let before = replica.ledger.newest();
         self.sync().await?;
-        let after = self.ledger.newest();
+        let after = self.replicas[self.at].ledger.newest();
         holds!(after > 0, "nothing was stored");
         holds!(after <= before + 40, "it stored {} files", after - before);
-        self.end().await?;
-        self.look()?;
-        self.pass(10 * SECOND).await;
-        self.restore(0, None).await?;
-        let image = self.application().image();
-        let is_latest = self.ledger.image(self.ledger.newest())? == image;
-        holds!(is_latest, "the latest state is not the database");
         Ok(())
     }
 
     fn judge(&mut self, what: &str, error: &ReplicateError) -> Verdict {
         let of_store = matches!(error, ReplicateError::Store(_));
-        holds!(of_store && self.line.is_troubled(), "{what}: {error:?}");
+        holds!(
+            of_store && self.replicas[self.at].line.is_troubled(),
+            "{what}: {error:?}"
+        );
         Ok(())
     }
 
     fn client(&self) -> Arc<dyn ReplicaClient> {
-        Arc::new(self.line.clone())
+        Arc::new(self.replicas[self.at].line.clone())
     }
 
     fn application(&self) -> MutexGuard<'_, Application> {

@@ -145,6 +145,8 @@ enum Fault {
     Key(Unfit),
     Value {
         name: &'static str,
+        /// Where it is, if it is anywhere.
+        line: Option<u64>,
         form: &'static str,
     },
 }
@@ -218,7 +220,10 @@ impl fmt::Display for Fault {
                 );
             }
             Fault::Key(unfit) => return unfit.fmt(f),
-            Fault::Value { name, form } => {
+            Fault::Value { name, line, form } => {
+                if let Some(line) = line {
+                    write!(f, "line {line}: ")?;
+                }
                 return write!(f, "the value of {name} is not what it should be: {form}");
             }
         };

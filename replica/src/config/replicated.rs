@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::yaml::Setting;
 use super::{Config, ConfigError, Fault, PassedOver, absolute, filled, location, replica, yaml};
 use crate::{Levels, Location, ReplicateOptions, UpkeepOptions, now};
 
@@ -14,8 +15,9 @@ pub struct Replicated {
     /// The database and its settings: `sync-interval` is the window, `monitor-interval` says how
     /// often the log is looked at, and `checkpoint-interval` and `min-checkpoint-page-count` when it
     /// is checkpointed. `levels`, `snapshot`, `l0-retention` and `retention` say how the replica is
-    /// kept. A database's own `snapshot` holds for it alone, over the one at the top: Litestream
-    /// has one for all of them.
+    /// kept: what neither retention needs any more goes [five minutes](crate::Retention::grace)
+    /// later, so that a restore that was planned before finds its files. A database's own `snapshot`
+    /// holds for it alone, over the one at the top: Litestream has one for all of them.
     pub options: ReplicateOptions,
     /// Where its replica is kept.
     pub location: Location,
@@ -80,11 +82,12 @@ fn common(document: &yaml::Document) -> Result<UpkeepOptions, Fault> {
         let name = "levels.interval";
         let intervals = levels.iter().map(|level| {
             let given = interval(name, &level.interval)?;
-            given.ok_or_else(|| not_a_duration(name))
+            given.ok_or_else(|| not_a_duration(name, None))
         });
         let intervals = intervals.collect::<Result<_, _>>()?;
         upkeep.levels = Levels::new(intervals).ok_or(Fault::Value {
             name: "levels",
+            line: None,
             form: "eight levels at most",
         })?;
     }
@@ -152,10 +155,11 @@ fn replicated(
     if let Some(interval) = interval("checkpoint-interval", &entry.checkpoint_interval)? {
         options.checkpoint_interval = interval;
     }
-    if let Some(pages) = filled(&entry.min_checkpoint_page_count) {
-        let pages = pages.parse().ok().filter(|pages| *pages > 0);
+    if let Some(setting) = given(&entry.min_checkpoint_page_count) {
+        let pages = setting.text.parse().ok().filter(|pages| *pages > 0);
         options.checkpoint_pages = pages.ok_or(Fault::Value {
             name: "min-checkpoint-page-count",
+            line: Some(setting.line),
             form: "a number of pages, such as 1000",
         })?;
     }
@@ -167,13 +171,16 @@ fn replicated(
     })
 }
 
-fn boolean(name: &'static str, text: &Option<String>) -> Result<Option<bool>, Fault> {
-    match filled(text) {
-        None => Ok(None),
-        Some("false") => Ok(Some(false)),
-        Some("true") => Ok(Some(true)),
-        Some(_) => Err(Fault::Value {
+fn boolean(name: &'static str, setting: &Option<Setting>) -> Result<Option<bool>, Fault> {
+    let Some(setting) = given(setting) else {
+        return Ok(None);
+    };
+    match setting.text.as_str() {
+        "false" => Ok(Some(false)),
+        "true" => Ok(Some(true)),
+        _ => Err(Fault::Value {
             name,
+            line: Some(setting.line),
             form: "true or false",
         }),
     }
@@ -193,28 +200,33 @@ fn beside(others: &[Replicated], found: Replicated) -> Result<Replicated, Fault>
 }
 
 /// A duration that is not zero.
-fn interval(name: &'static str, text: &Option<String>) -> Result<Option<Duration>, Fault> {
-    match duration(name, text)? {
-        Some(Duration::ZERO) => Err(not_a_duration(name)),
-        duration => Ok(duration),
+fn interval(name: &'static str, setting: &Option<Setting>) -> Result<Option<Duration>, Fault> {
+    match (duration(name, setting)?, setting) {
+        (Some(Duration::ZERO), Some(setting)) => Err(not_a_duration(name, Some(setting.line))),
+        (duration, _) => Ok(duration),
     }
 }
 
 /// A duration as Go writes it.
-fn duration(name: &'static str, text: &Option<String>) -> Result<Option<Duration>, Fault> {
-    let Some(text) = filled(text) else {
+fn duration(name: &'static str, setting: &Option<Setting>) -> Result<Option<Duration>, Fault> {
+    let Some(setting) = given(setting) else {
         return Ok(None);
     };
-    let duration = text.parse::<SignedDuration>().ok();
+    let duration = setting.text.parse::<SignedDuration>().ok();
     match duration.and_then(|duration| Duration::try_from(duration).ok()) {
         Some(duration) => Ok(Some(duration)),
-        None => Err(not_a_duration(name)),
+        None => Err(not_a_duration(name, Some(setting.line))),
     }
 }
 
-fn not_a_duration(name: &'static str) -> Fault {
+fn given(setting: &Option<Setting>) -> Option<&Setting> {
+    setting.as_ref().filter(|setting| !setting.text.is_empty())
+}
+
+fn not_a_duration(name: &'static str, line: Option<u64>) -> Fault {
     Fault::Value {
         name,
+        line,
         form: "a time, such as 500ms, 1s or 5m",
     }
 }
@@ -322,27 +334,50 @@ pub(super) mod tests {
     fn an_upkeep_that_can_not_be_is_told() {
         let time = "a time, such as 500ms, 1s or 5m";
         let nine = format!("levels: [{}]", ["{interval: 1s}"; 9].join(", "));
-        for (settings, name, form) in [
-            ("levels: [{interval: 0s}]", "levels.interval", time),
-            ("levels: [{}]", "levels.interval", time),
-            (nine.as_str(), "levels", "eight levels at most"),
-            ("snapshot: {interval: 1}", "snapshot.interval", time),
-            ("snapshot: {retention: -1h}", "snapshot.retention", time),
-            ("l0-retention: 0s", "l0-retention", time),
+        for (settings, place, name, form) in [
+            (
+                "levels: [{interval: 0s}]",
+                "line 2: ",
+                "levels.interval",
+                time,
+            ),
+            (
+                "levels:\n- interval: -1s",
+                "line 3: ",
+                "levels.interval",
+                time,
+            ),
+            ("levels: [{}]", "", "levels.interval", time),
+            (nine.as_str(), "", "levels", "eight levels at most"),
+            (
+                "snapshot: {interval: 1}",
+                "line 2: ",
+                "snapshot.interval",
+                time,
+            ),
+            (
+                "snapshot:\n  retention: -1h",
+                "line 3: ",
+                "snapshot.retention",
+                time,
+            ),
+            ("l0-retention: 0s", "line 2: ", "l0-retention", time),
             (
                 "l0-retention-check-interval: soon",
+                "line 2: ",
                 "l0-retention-check-interval",
                 time,
             ),
             (
                 "retention: {enabled: no}",
+                "line 2: ",
                 "retention.enabled",
                 "true or false",
             ),
         ] {
             check_refused(
-                &format!("{settings}\ndbs: [{{path: /db, replica: {{path: /a}}}}]"),
-                &format!("the value of {name} is not what it should be: {form}"),
+                &format!("exec: app\n{settings}\ndbs: [{{path: /db, replica: {{path: /a}}}}]"),
+                &format!("{place}the value of {name} is not what it should be: {form}"),
             );
         }
     }
@@ -384,7 +419,7 @@ pub(super) mod tests {
             let name = setting.split(':').next().unwrap_or_default();
             check_refused(
                 &format!("dbs: [{{path: /db, replica: {{path: /a}}, {setting}}}]"),
-                &format!("/db: the value of {name} is not what it should be: {form}"),
+                &format!("/db: line 1: the value of {name} is not what it should be: {form}"),
             );
         }
     }

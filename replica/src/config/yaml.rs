@@ -15,33 +15,50 @@ pub(super) struct Position {
     pub(super) column: u64,
 }
 
+/// A value that is judged, and its line, from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) text: String,
+    pub(super) line: u64,
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Error> {
+        let text = Spanned::<String>::deserialize(deserializer)?;
+        Ok(Setting {
+            line: text.referenced.line(),
+            text: text.value,
+        })
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Document {
     pub(super) dbs: Option<Vec<Database>>,
     pub(super) exec: Option<String>,
-    pub(super) shutdown_sync_timeout: Option<String>,
+    pub(super) shutdown_sync_timeout: Option<Setting>,
     pub(super) levels: Option<Vec<Compaction>>,
     pub(super) snapshot: Option<Snapshot>,
-    pub(super) l0_retention: Option<String>,
-    pub(super) l0_retention_check_interval: Option<String>,
+    pub(super) l0_retention: Option<Setting>,
+    pub(super) l0_retention_check_interval: Option<Setting>,
     pub(super) retention: Option<Retention>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Compaction {
-    pub(super) interval: Option<String>,
+    pub(super) interval: Option<Setting>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Snapshot {
-    pub(super) interval: Option<String>,
-    pub(super) retention: Option<String>,
+    pub(super) interval: Option<Setting>,
+    pub(super) retention: Option<Setting>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Retention {
-    pub(super) enabled: Option<String>,
+    pub(super) enabled: Option<Setting>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,10 +66,10 @@ pub(super) struct Retention {
 pub(super) struct Database {
     pub(super) path: Option<String>,
     pub(super) dir: Option<String>,
-    pub(super) monitor_interval: Option<String>,
-    pub(super) checkpoint_interval: Option<String>,
-    pub(super) min_checkpoint_page_count: Option<String>,
-    pub(super) restore_if_db_not_exists: Option<String>,
+    pub(super) monitor_interval: Option<Setting>,
+    pub(super) checkpoint_interval: Option<Setting>,
+    pub(super) min_checkpoint_page_count: Option<Setting>,
+    pub(super) restore_if_db_not_exists: Option<Setting>,
     pub(super) snapshot: Option<Snapshot>,
     pub(super) replica: Option<Replica>,
     pub(super) replicas: Option<Vec<Replica>>,
@@ -69,7 +86,7 @@ macro_rules! replica {
             pub(super) url: Option<String>,
             pub(super) path: Option<String>,
             #[serde(rename = "sync-interval")]
-            pub(super) sync_interval: Option<String>,
+            pub(super) sync_interval: Option<Setting>,
             $(#[serde(rename = $name)] pub(super) $field: Option<String>,)+
         }
 

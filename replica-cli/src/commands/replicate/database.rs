@@ -29,6 +29,9 @@ use crate::status::{Failure, Status};
 const LOOK: Duration = Duration::from_millis(100);
 /// How soon a database is opened again that was there, and could not be.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The longest pause before that is tried again for one of several that could not be opened at the
+/// start; the first one is [`OPEN_AGAIN`], and each further one is twice as long.
+const OPEN_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long it is tried at the start to open a database that somebody else has locked.
 const LOCKED_MAX: Duration = Duration::from_secs(30);
 /// The first pause in between; each further one is twice as long, up to [`OPEN_AGAIN`].
@@ -44,45 +47,64 @@ pub(super) struct Database {
     replica: String,
 }
 
-/// A database whose store has answered.
+/// A database that is to be kept from now on.
 pub(super) struct Reached {
     database: Database,
+    /// Or why it could not be opened yet, as one of several.
+    opened: Result<Opened, Failure>,
+}
+
+/// What it takes to replicate a database: a store that has answered.
+pub(super) struct Opened {
     client: Arc<dyn ReplicaClient>,
     /// None as long as the database is missing.
     replicator: Option<Replicator>,
 }
 
 impl Database {
-    /// Looks whether there can be a database and a replica, and changes nothing.
-    pub(super) fn check(job: Job, log: Log) -> Result<Database, Failure> {
-        let database = Database {
+    pub(super) fn new(job: Job, log: Log) -> Database {
+        Database {
             name: job.options.database.display().to_string(),
             replica: job.location.to_string(),
             job,
             log,
-        };
-        match fs::metadata(database.path()) {
+        }
+    }
+
+    /// Looks whether there can be a database and a replica, and changes nothing.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        match fs::metadata(self.path()) {
             Ok(found) if !found.is_file() => {
-                let message = format!("{} is not a regular file", database.name);
+                let message = format!("{} is not a regular file", self.name);
                 return Err(Failure::new(Status::Usage, message));
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if !database.job.restore && !database.job.wait {
-                    return Err(database.missing());
+                if !self.job.restore && !self.job.wait {
+                    return Err(self.missing());
                 }
-                database.check_parent()?;
+                self.check_parent()?;
             }
             Err(error) => {
-                let message = format!("can't look at {}", database.name);
+                let message = format!("can't look at {}", self.name);
                 return Err(Failure::new(Status::Usage, message).because_of(Some(&error)));
             }
         }
-        if let Location::Folder(folder) = &database.job.location {
+        if let Location::Folder(folder) = &self.job.location {
             check_folder(folder)
-                .map_err(|error| could_not_open(&database.job.location).because_of(Some(&error)))?;
+                .map_err(|error| could_not_open(&self.job.location).because_of(Some(&error)))?;
         }
-        Ok(database)
+        Ok(())
+    }
+
+    /// Waits for it from now on, since it is missing and others are not.
+    pub(super) fn wait_for_it(&mut self) {
+        self.job.wait = true;
+        let message = format_args!(
+            "there is no database at {}: it is waited for, while the others are replicated",
+            self.name
+        );
+        self.tell(LogLevel::Warn, "missing", message, json!({}));
     }
 
     /// Whoever makes the database needs the folder.
@@ -166,20 +188,16 @@ impl Database {
     }
 
     /// Reaches the store, and opens the database if it is there.
-    pub(super) async fn open(self) -> Result<Reached, Failure> {
+    pub(super) async fn open(&self) -> Result<Opened, Failure> {
         let client = replica::stack_to_replicate(self.reach().await?);
         let replicator = match self.is_there() {
             true => {
                 let opened = self.replicator(&client).await;
-                Some(opened.map_err(|error| failed(&error, &self))?)
+                Some(opened.map_err(|error| failed(&error, self))?)
             }
             false => None,
         };
-        Ok(Reached {
-            database: self,
-            client,
-            replicator,
-        })
+        Ok(Opened { client, replicator })
     }
 
     /// Opens the database, where others have it locked after some time.
@@ -244,30 +262,48 @@ impl Database {
 }
 
 impl Reached {
+    /// A database, and how it was opened. One of several that could not be is told of, and tried
+    /// again.
+    pub(super) fn new(mut database: Database, opened: Result<Opened, Failure>) -> Reached {
+        if let Err(failure) = &opened {
+            database.job.wait = true;
+            let error = failure.in_one_line();
+            let message = format_args!(
+                "it can't be replicated yet, which is tried again while the others are: {error}"
+            );
+            let fields = json!({ "error": error });
+            database.tell(LogLevel::Error, "put_off", message, fields);
+        }
+        Reached { database, opened }
+    }
+
     /// Replicates until `stops` says so, and then stores what is committed, within `deadline`.
     ///
     /// A store that refuses what is first written to it ends this, unless it is `patient`: whoever
     /// has just started it can do something about that.
     pub(super) async fn keep(
-        mut self,
+        self,
         patient: bool,
         again: bool,
         mut stops: watch::Receiver<bool>,
         deadline: Duration,
     ) -> Result<(), Failure> {
-        let replicator = match self.replicator.take() {
+        let database = &self.database;
+        let Opened { client, replicator } = match self.opened {
+            Ok(opened) => opened,
+            Err(failure) => database.open_again(failure, &mut stops).await?,
+        };
+        let replicator = match replicator {
             Some(replicator) => replicator,
             None => {
                 let message = "waiting for the database to be made";
-                let database = &self.database;
                 database.tell(LogLevel::Info, "waiting", message, json!({}));
-                match self.wait(&mut stops).await? {
+                match database.wait(&client, &mut stops).await? {
                     Some(replicator) => replicator,
                     None => return Ok(()),
                 }
             }
         };
-        let database = &self.database;
         let begin = |replicator: Replicator| {
             let message = format_args!("replicating to {}", database.replica);
             database.tell(LogLevel::Info, "started", message, json!({}));
@@ -291,7 +327,7 @@ impl Reached {
             );
             database.tell(LogLevel::Warn, "replaced", message, json!({}));
             drop(replication);
-            replication = match self.wait(&mut stops).await? {
+            replication = match database.wait(&client, &mut stops).await? {
                 Some(replicator) => begin(replicator),
                 None => return Err(failure),
             };
@@ -304,29 +340,59 @@ impl Reached {
         let upkeep = keeping.upkeep;
         database.ended(&ended, deadline, upkeep)
     }
+}
 
-    /// Waits until the database is there, and opens it. `None` where there is none in the end.
-    async fn wait(&self, stops: &mut watch::Receiver<bool>) -> Result<Option<Replicator>, Failure> {
-        let Reached {
-            database, client, ..
-        } = self;
+impl Database {
+    /// Tries again what has failed at the start until it succeeds. What has failed last is the error
+    /// where it is to end before.
+    async fn open_again(
+        &self,
+        mut failure: Failure,
+        stops: &mut watch::Receiver<bool>,
+    ) -> Result<Opened, Failure> {
+        let mut pause = OPEN_AGAIN;
+        loop {
+            let attempt = async {
+                sleep(pause).await;
+                self.check()?;
+                self.open().await
+            };
+            let attempted = tokio::select! {
+                biased;
+                _ = stops.wait_for(|stop| *stop) => return Err(failure),
+                attempted = attempt => attempted,
+            };
+            match attempted {
+                Ok(opened) => return Ok(opened),
+                Err(again) => failure = again,
+            }
+            pause = (2 * pause).min(OPEN_AGAIN_MAX);
+        }
+    }
+
+    /// Waits until it is there, and opens it. `None` where there is none in the end.
+    async fn wait(
+        &self,
+        client: &Arc<dyn ReplicaClient>,
+        stops: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Replicator>, Failure> {
         let mut told = false;
         loop {
             let is_last = *stops.borrow_and_update();
             let mut pause = LOOK;
-            if database.is_there() {
-                match Replicator::open(Arc::clone(client), database.options()).await {
+            if self.is_there() {
+                match Replicator::open(Arc::clone(client), self.options()).await {
                     Ok(replicator) => {
-                        database.warn_of_another(&replicator);
+                        self.warn_of_another(&replicator);
                         return Ok(Some(replicator));
                     }
                     Err(error) if error.is_lasting() || is_last => {
-                        return Err(failed(&error, database));
+                        return Err(failed(&error, self));
                     }
                     // Whoever makes it may keep it locked for a while.
                     Err(error) if !told => {
                         told = true;
-                        database.interrupted(&error);
+                        self.interrupted(&error);
                     }
                     Err(_) => {}
                 }

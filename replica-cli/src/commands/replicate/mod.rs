@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
-use futures::{StreamExt, TryStreamExt};
 use jiff::SignedDuration;
 use replica::{Config, Location, PassedOver, ReplicateOptions, Workers};
 use tokio::sync::watch;
@@ -63,7 +63,8 @@ Examples:
 /// files are put together each 30 seconds, 5 minutes and hour, there is a snapshot a day, and what
 /// is older than 24 hours is deleted once nothing needs it: until then there is a state to restore
 /// for each 30 seconds, and for the last 5 minutes every single one. A configuration may say
-/// something else (levels, snapshot, l0-retention, retention).
+/// something else (levels, snapshot, l0-retention, retention). Whatever it says, files go 5 minutes
+/// after they may: a restore that has just begun finds them.
 ///
 /// The first SIGINT or SIGTERM stores what is committed, as far as there is time for it
 /// (-shutdown-sync-timeout), tells what it did, and ends with 0 where that is everything, and with 1
@@ -394,12 +395,37 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
     }
 }
 
-/// Sees to it that all that is needed is there, and opens the databases.
+/// Sees to it that all that is needed is there, and opens the databases. One of several that is
+/// missing, or can't be opened, keeps no other one from being replicated; it is an error where all
+/// are.
 async fn start(jobs: Vec<Job>, log: &Log) -> Result<Vec<Reached>, Failure> {
-    let mut databases = Vec::new();
-    for job in jobs {
-        databases.push(Database::check(job, log.clone())?);
+    let databases = jobs.into_iter().map(|job| Database::new(job, log.clone()));
+    let mut databases: Vec<Database> = databases.collect();
+    let mut checked: Vec<_> = databases.iter().map(Database::check).collect();
+    if checked.iter().any(Result::is_ok) {
+        for (database, checked) in databases.iter_mut().zip(&mut checked) {
+            if matches!(checked, Err(failure) if failure.status == Status::Nothing) {
+                database.wait_for_it();
+                *checked = database.check();
+            }
+        }
     }
-    let opened = databases.into_iter().map(Database::open);
-    stream::iter(opened).buffered(WORKERS).try_collect().await
+    // Nothing is changed before all have been looked at.
+    let opening = databases.iter().zip(checked);
+    let opening = opening.map(|(database, checked)| async move {
+        checked?;
+        database.open().await
+    });
+    let opened: Vec<_> = stream::iter(opening).buffered(WORKERS).collect().await;
+    if opened.iter().any(Result::is_ok) {
+        let reached = databases.into_iter().zip(opened);
+        let reached = reached.map(|(database, opened)| Reached::new(database, opened));
+        return Ok(reached.collect());
+    }
+    let mut failures = opened.into_iter().filter_map(Result::err);
+    let first = failures.next();
+    for failure in failures {
+        log.failed(&failure);
+    }
+    first.map_or(Ok(Vec::new()), Err)
 }

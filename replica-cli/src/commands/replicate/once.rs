@@ -19,29 +19,26 @@ pub(super) async fn run(
     json: bool,
     log: &Log,
 ) -> Result<Status, Failure> {
-    let mut databases = Vec::new();
-    for job in jobs {
-        databases.push(Database::check(job, log.clone())?);
-    }
+    let databases = jobs.into_iter().map(|job| Database::new(job, log.clone()));
+    let databases: Vec<Database> = databases.collect();
+    // What is wrong with one of several keeps no other one from being stored.
+    let single = databases.len() == 1;
+    let mut failed = false;
     let mut reports = Vec::new();
-    for database in databases {
-        let client = replica::stack(database.reach().await?);
-        if !database.is_there() {
-            return Err(database.missing());
-        }
-        let wrong = |error| failed(&error, &database);
-        let mut replicator = database.replicator(&client).await.map_err(wrong)?;
-        let synced = replicator.sync().await.map_err(wrong)?;
-        replicator.confirm().await.map_err(wrong)?;
-        // What is stored may leave the log, so that it does not grow from one time to the next.
-        replicator.upkeep(true).await.map_err(wrong)?;
-        let made = match force_snapshot {
-            true => snapshot(&client, &database).await?,
-            false => None,
+    let checked: Vec<_> = databases.iter().map(Database::check).collect();
+    for (database, checked) in databases.iter().zip(checked) {
+        let stored = match checked {
+            Ok(()) => store(database, force_snapshot).await,
+            Err(failure) => Err(failure),
         };
-        match json {
-            true => reports.push(report(&database, &synced, made.is_some())),
-            false => print(&database, &synced, made.is_some())?,
+        match stored {
+            Ok((synced, made)) if json => reports.push(report(database, &synced, made)),
+            Ok((synced, made)) => print(database, &synced, made)?,
+            Err(failure) if single => return Err(failure),
+            Err(failure) => {
+                log.failed(&failure);
+                failed = true;
+            }
         }
     }
     if json {
@@ -49,7 +46,32 @@ pub(super) async fn run(
         output::write_json(&mut out, &reports)?;
         out.flush()?;
     }
-    Ok(Status::Done)
+    match failed {
+        false => Ok(Status::Done),
+        true => Err(Failure::new(
+            Status::Failed,
+            "not everything that was committed is in its replica",
+        )),
+    }
+}
+
+/// Brings one replica up to date. Says what that took, and whether a snapshot was made of it.
+async fn store(database: &Database, force_snapshot: bool) -> Result<(Synced, bool), Failure> {
+    let client = replica::stack(database.reach().await?);
+    if !database.is_there() {
+        return Err(database.missing());
+    }
+    let wrong = |error| failed(&error, database);
+    let mut replicator = database.replicator(&client).await.map_err(wrong)?;
+    let synced = replicator.sync().await.map_err(wrong)?;
+    replicator.confirm().await.map_err(wrong)?;
+    // What is stored may leave the log, so that it does not grow from one time to the next.
+    replicator.upkeep(true).await.map_err(wrong)?;
+    let made = match force_snapshot {
+        true => snapshot(&client, database).await?,
+        false => None,
+    };
+    Ok((synced, made.is_some()))
 }
 
 /// Makes a snapshot of what is stored, unless that is in one already.

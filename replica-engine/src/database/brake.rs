@@ -1,0 +1,393 @@
+//! Slows writers down before their log has become larger than it may be.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::time::Instant;
+
+use super::keeper::end;
+use super::{connect, file};
+
+/// For how long writers are slowed down where nobody says that it still helps.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a log is looked at that is still short.
+const SHORT_PAUSE: Duration = Duration::from_millis(5);
+/// How often a log is looked at while writers have their turn, for a start and later on. Who has
+/// waited for less than 50 ms comes back soon: SQLite waits for 1, 2, 5, 10, 15 and 20 ms before it
+/// tries again.
+const TURN_PAUSE: Duration = Duration::from_micros(50);
+const TURN_SOON: Duration = Duration::from_millis(20);
+const TURN_LONG_PAUSE: Duration = Duration::from_millis(1);
+/// How often it tries at once to take the write lock from writers that take it again and again,
+/// how long it waits then before it tries again, and how often.
+const LOCK_EAGER: i32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_micros(100);
+const LOCK_TRIES: i32 = 600;
+/// For how long writers have to wait at a time. SQLite makes up to 8 ms of that, and 33 ms.
+const HOLD: Duration = Duration::from_millis(5);
+const LONG_HOLD: Duration = Duration::from_millis(30);
+/// By which part of what is left the log may grow in one turn.
+const PARTS: u64 = 32;
+
+/// Takes the write lock again and again for some milliseconds, in a thread of its own, while a log
+/// is near to what it may have. Writers have their turn in between, each time for less, so that the
+/// log comes nearer and nearer to that, and hardly goes beyond.
+#[derive(Debug)]
+pub(super) struct Brake {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When to end, unless somebody says until then that it still helps; without a time not before
+    /// somebody says one.
+    until: Option<Instant>,
+    /// Whether somebody else of us takes the write lock.
+    is_paused: bool,
+    /// Whether the write lock is taken, or writers have not had their turn since.
+    is_held: bool,
+    is_dropped: bool,
+}
+
+/// What is done to writers whose log has some length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slice {
+    /// For how long they have to wait.
+    hold: Duration,
+    /// By how many bytes the log may grow then until it is done again, but for the transaction that
+    /// exceeds them.
+    turn: u64,
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.is_dropped || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+impl Slice {
+    /// `None` where a log of `len` bytes is none that writers are slowed down for.
+    fn of(len: u64, wal_max: u64) -> Option<Slice> {
+        // A transaction more than is wanted fits in too.
+        let (from, end) = (wal_max / 2, wal_max - wal_max / 16);
+        let left = end.saturating_sub(len);
+        (len > from).then_some(Slice {
+            hold: match left < (end - from) / 8 {
+                true => LONG_HOLD,
+                false => HOLD,
+            },
+            turn: left / PARTS,
+        })
+    }
+}
+
+impl Brake {
+    /// Slows down who writes the database at `path`, as soon as the log is near to `wal_max` bytes.
+    pub(super) fn start(path: &Path, wal_max: u64) -> Brake {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                until: None,
+                is_paused: false,
+                is_held: false,
+                is_dropped: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let thread = thread::Builder::new().name(String::from("replica-brake"));
+        let (own, path) = (Arc::clone(&shared), path.to_owned());
+        let thread = thread.spawn(move || {
+            // Where it can't be done the log is as long as writers make it.
+            if let Ok(mut connection) = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
+                own.slow(&mut connection, wal_max);
+            }
+        });
+        Brake {
+            shared,
+            thread: thread.ok(),
+        }
+    }
+
+    /// Whether it has not ended by itself.
+    pub(super) fn works(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Says that it helps, for as long as what is being done now takes.
+    pub(super) fn helps(&self) {
+        self.shared.lock().until = None;
+    }
+
+    /// Says that it helps, if what comes next does not take too long.
+    pub(super) fn may_help(&self) {
+        self.shared.lock().until = Some(Instant::now() + PATIENCE);
+    }
+
+    /// Leaves the write lock to others of us, once writers have had their turn.
+    pub(super) fn pause(&self) {
+        let mut state = self.shared.lock();
+        state.is_paused = true;
+        self.shared.changed.notify_all();
+        while state.is_held && self.works() {
+            state = self.shared.wait(state, TURN_SOON);
+        }
+    }
+
+    /// Goes on.
+    pub(super) fn resume(&self) {
+        self.shared.lock().is_paused = false;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Brake {
+    fn drop(&mut self) {
+        self.shared.lock().is_dropped = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // It has only slowed down others.
+            thread.join().ok();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // There is nothing in it that could be half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, max: Duration) -> MutexGuard<'a, State> {
+        match self.changed.wait_timeout(state, max) {
+            Ok((state, _)) => state,
+            Err(poisoned) => poisoned.into_inner().0,
+        }
+    }
+
+    /// Slows writers down until that is over.
+    fn slow(&self, connection: &mut Connection, wal_max: u64) {
+        let eagerly = connection.busy_handler(Some(|tries| {
+            match tries < LOCK_EAGER {
+                true => thread::yield_now(),
+                false => thread::sleep(LOCK_PAUSE),
+            }
+            tries < LOCK_TRIES
+        }));
+        // Only who has read the database has its log.
+        let read = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()));
+        if eagerly.and(read).is_err() {
+            return;
+        }
+        let mut state = self.lock();
+        while !state.is_over() {
+            let is_long = |len| Slice::of(len, wal_max).is_some();
+            if state.is_paused || !file::log_len(connection).is_ok_and(is_long) {
+                state = self.wait(state, SHORT_PAUSE);
+                continue;
+            }
+            state.is_held = true;
+            drop(state);
+            if connection.execute_batch("BEGIN IMMEDIATE").is_ok() {
+                // As long as it is now, since nobody writes.
+                let len = file::log_len(connection).unwrap_or_default();
+                let slice = Slice::of(len, wal_max);
+                slice.iter().for_each(|slice| self.hold(slice.hold));
+                end(connection).ok();
+                slice
+                    .iter()
+                    .for_each(|slice| self.turn(connection, len, slice.turn));
+            }
+            state = self.lock();
+            state.is_held = false;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Returns after `hold`, or as soon as it is paused or over.
+    fn hold(&self, hold: Duration) {
+        let until = Instant::now() + hold;
+        let mut state = self.lock();
+        while !state.is_paused && !state.is_dropped {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.wait(state, left);
+        }
+    }
+
+    /// Leaves their turn to writers of a log of `len` bytes, which may grow by `more`. As long as
+    /// nobody writes there is nothing to slow down.
+    fn turn(&self, connection: &Connection, len: u64, more: u64) {
+        let has_grown = |now: u64| now < len || now > len.saturating_add(more);
+        let begun = Instant::now();
+        while !file::log_len(connection).is_ok_and(has_grown) {
+            let is_long = begun.elapsed() > TURN_SOON;
+            if is_long && self.is_awaited() {
+                break;
+            }
+            thread::sleep(match is_long {
+                true => TURN_LONG_PAUSE,
+                false => TURN_PAUSE,
+            });
+        }
+    }
+
+    /// Whether somebody waits for the end of a turn.
+    fn is_awaited(&self) -> bool {
+        let state = self.lock();
+        state.is_paused || state.is_over()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    const WAL_MAX: u64 = 4 * 1024 * 1024;
+    /// How long anything here may take, which is much longer than it does.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn writers_of_a_short_log_are_not_slowed_down() {
+        for len in [0, 1, WAL_MAX / 2] {
+            assert_eq!(Slice::of(len, WAL_MAX), None);
+        }
+        assert_eq!(Slice::of(0, 0), None);
+    }
+
+    #[test]
+    fn the_longer_the_log_the_less_is_written_until_next_to_nothing_is() {
+        let slices: Vec<Slice> = (WAL_MAX / 2 + 1..WAL_MAX * 2)
+            .step_by(1000)
+            .filter_map(|len| Slice::of(len, WAL_MAX))
+            .collect();
+
+        let ordered = |pair: &[Slice]| pair[0].turn >= pair[1].turn && pair[0].hold <= pair[1].hold;
+        assert!(slices.windows(2).all(ordered), "{slices:?}");
+        let (first, last) = (slices.first(), slices.last());
+        assert_eq!(first.map(|slice| slice.hold), Some(HOLD));
+        let (hold, turn) = (LONG_HOLD, 0);
+        assert_eq!(last, Some(&Slice { hold, turn }));
+    }
+
+    #[test]
+    fn a_turn_never_leads_beyond_what_the_log_may_have() {
+        for len in (WAL_MAX / 2 + 1..WAL_MAX).step_by(1000) {
+            let slice = Slice::of(len, WAL_MAX).expect("it is long");
+
+            assert!(
+                slice.turn == 0 || len + slice.turn < WAL_MAX,
+                "{len}: {slice:?}"
+            );
+        }
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Connection {
+        let connection = Connection::open(folder.path().join("a.db"));
+        let connection = connection.expect("a database in a temporary folder");
+        let settings = "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF; \
+             PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(a)";
+        connection
+            .execute_batch(settings)
+            .expect("a table can be made");
+        connection
+    }
+
+    fn write(connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch("INSERT INTO t VALUES(randomblob(5000))")
+    }
+
+    /// Waits until something happens, and says whether it has.
+    fn has_come(mut happens: impl FnMut() -> bool) -> bool {
+        let end = Instant::now() + LONG;
+        while !happens() {
+            if Instant::now() > end {
+                return false;
+            }
+            thread::sleep(SHORT_PAUSE);
+        }
+        true
+    }
+
+    #[test]
+    fn a_log_hardly_grows_any_more_once_it_is_as_long_as_it_may_be() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (connection, writer) = (open(&folder), open(&folder));
+        write(&connection).expect("nobody else writes");
+        let len = || file::log_len(&connection).expect("it has a log");
+        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+        let stop = &AtomicBool::new(false);
+        let settings = writer.busy_timeout(Duration::from_secs(5));
+        settings.expect("a connection can be set up");
+
+        let (begun, ended) = thread::scope(|scope| {
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    write(&writer).expect("a writer has its turn");
+                }
+            });
+            let begun = has_come(|| len() > WAL_MAX * 7 / 8).then(Instant::now);
+            let ended = has_come(|| len() > WAL_MAX * 5 / 4).then(Instant::now);
+            stop.store(true, Ordering::Relaxed);
+            (begun, ended)
+        });
+
+        // It takes a writer some milliseconds otherwise.
+        let (begun, ended) = (begun.expect("it goes on"), ended.expect("it goes on"));
+        assert!(
+            ended - begun > Duration::from_millis(300),
+            "{:?}",
+            ended - begun
+        );
+        assert!(brake.works());
+    }
+
+    #[test]
+    fn nobody_is_slowed_down_during_a_pause() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = open(&folder);
+        while file::log_len(&connection).expect("it has a log") <= WAL_MAX {
+            write(&connection).expect("nobody else writes");
+        }
+        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+        let at_once = connection.busy_timeout(Duration::ZERO);
+        at_once.expect("a connection can be set up");
+        let is_refused = || has_come(|| write(&connection).is_err());
+        assert!(is_refused());
+
+        brake.pause();
+        for _ in 0..100 {
+            write(&connection).expect("nobody else writes");
+            thread::sleep(TURN_PAUSE);
+        }
+
+        brake.resume();
+        assert!(is_refused());
+        drop(brake);
+        write(&connection).expect("nobody else writes");
+    }
+
+    #[test]
+    fn it_ends_by_itself_where_it_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let _connection = open(&folder);
+        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+
+        brake.may_help();
+
+        assert!(has_come(|| !brake.works()));
+    }
+}

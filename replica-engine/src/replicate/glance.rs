@@ -1,0 +1,106 @@
+//! Glances at the indexes of all logs, whatever their replications are at.
+
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::pending::lock;
+use crate::database::{Database, Index};
+
+/// How often. SQLite lets a reader wait for an index to be mended for ten seconds.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Nothing where there is no thread for it.
+static GLANCES: OnceLock<Option<Glances>> = OnceLock::new();
+
+/// The one thread of the process that looks at the indexes, each second. It takes no system call for
+/// each database, so that thousands of them cost next to nothing.
+struct Glances {
+    watched: Mutex<Vec<Watched>>,
+    more: Condvar,
+}
+
+/// One database, for as long as it is open.
+struct Watched {
+    database: Weak<Mutex<Database>>,
+    /// Who wants to know that something was committed.
+    committed: Option<Arc<Notify>>,
+    /// The index at the last glance.
+    last: Option<Index>,
+}
+
+/// Has the index of this database looked at for as long as it is open; `false` where nobody does.
+///
+/// Whoever dies while writing it leaves it to be mended, which takes the checkpoint lock: that is
+/// let go of for it. Where anything was committed meanwhile, `committed` is told: the kernel tells
+/// of what is written to the log before that.
+pub(crate) fn watch(database: &Arc<Mutex<Database>>, committed: Option<Arc<Notify>>) -> bool {
+    let Some(glances) = GLANCES.get_or_init(Glances::start) else {
+        return false;
+    };
+    lock(&glances.watched).push(Watched {
+        database: Arc::downgrade(database),
+        committed,
+        last: None,
+    });
+    glances.more.notify_one();
+    true
+}
+
+impl Glances {
+    fn start() -> Option<Glances> {
+        let thread = thread::Builder::new().name(String::from("replica-glance"));
+        let spawned = thread.spawn(|| GLANCES.wait().iter().for_each(Glances::run));
+        spawned.ok().map(|_| Glances {
+            watched: Mutex::default(),
+            more: Condvar::new(),
+        })
+    }
+
+    /// Glances for as long as the process lives.
+    fn run(&self) {
+        loop {
+            let mut watched = lock(&self.watched);
+            while watched.is_empty() {
+                watched = match self.more.wait(watched) {
+                    Ok(watched) => watched,
+                    Err(poisoned) => poisoned.into_inner(),
+                };
+            }
+            watched.retain_mut(Watched::glance);
+            drop(watched);
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Watched {
+    /// Looks once, and says whether the database is still open.
+    fn glance(&mut self) -> bool {
+        let Some(database) = self.database.upgrade() else {
+            return false;
+        };
+        // Whoever is at it looks for itself.
+        let index = database.try_lock().ok().and_then(|open| open.index());
+        let Some(index) = index else {
+            return true;
+        };
+        let before = self.last.replace(index);
+        if before == Some(index) && !index.is_whole() {
+            // Nobody has gone on with it. It may take some time to mend it, which the others must
+            // not wait for.
+            let mending = thread::Builder::new().name(String::from("replica-mend"));
+            // Where it fails, so does the next look, which tells.
+            let mend = move || lock(&database).mend().ok();
+            mending.spawn(mend).ok();
+            self.last = None;
+        } else if before.is_some_and(|before| before != index)
+            && let Some(committed) = &self.committed
+        {
+            committed.notify_one();
+        }
+        true
+    }
+}

@@ -1,0 +1,346 @@
+//! What the replicas of one database have in common: the hold on it, and who of them needs its log.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
+
+use tokio::time::Instant;
+
+use super::decide::{Place, SnapshotReason};
+use super::error::ReplicateError;
+use super::pending::{Contents, Pending, lock};
+use super::schedule::Schedule;
+use crate::database::{Copies, Database, Frames, Observed};
+use crate::wal::{Chain, Changed, WalHeader};
+
+/// The databases that this process holds. SQLite's locks are the process's too: a second hold on
+/// the same database would find the first one in its way, and neither would know what the other's
+/// replica lacks.
+static HOLDS: LazyLock<Mutex<HashMap<PathBuf, Weak<Hold>>>> = LazyLock::new(Mutex::default);
+
+/// From which part of what the log may be on it is begun anew without a replica that fails.
+const FAILING_FROM: u64 = 2;
+
+/// A database that is held for all replicas of it that this process keeps.
+pub(crate) struct Hold {
+    pub(crate) database: Arc<Mutex<Database>>,
+    path: PathBuf,
+    pub(crate) wal: PathBuf,
+    members: Mutex<Vec<Weak<Member>>>,
+    past: Mutex<Checkpoints>,
+}
+
+/// What was done to the log, by whichever replica.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checkpoints {
+    /// When it was tried last.
+    pub(crate) at: Instant,
+    /// For how many in a row there was more to do than may be while nobody can write.
+    pub(crate) vain: u32,
+    /// The log that the last one has left to be begun anew.
+    pub(crate) recycled: Option<WalHeader>,
+    /// The log that one has not left to be begun anew because somebody was reading it.
+    pub(crate) read: Option<WalHeader>,
+    /// The one with which that has come about twice, or which waits for a replica that is behind: it
+    /// does not help to slow down who writes it.
+    pub(crate) kept: Option<WalHeader>,
+    /// How many have succeeded.
+    pub(crate) done: u64,
+}
+
+/// A replica, as the others see it.
+pub(crate) struct Member(Mutex<Standing>);
+
+/// Where a replica stands.
+///
+/// The place, and what is between it and the end of the log, changes while the database is locked,
+/// but for a file that was stored, or given up.
+pub(crate) struct Standing {
+    /// Where the replica stands in the log, or why that is not known.
+    pub(crate) place: Result<Place, SnapshotReason>,
+    /// The file that is being stored. After an error of the store it may be there already, so the
+    /// very same one is stored again.
+    pub(crate) pending: Option<Pending>,
+    /// What was committed after that, where the log may have been begun anew since.
+    pub(crate) kept: Option<Kept>,
+    /// Whether the log is begun anew only once all of it is in the replica, or in memory.
+    pub(crate) attends: bool,
+    /// Whether the others have gone on without it since it had everything.
+    pub(crate) is_let_go: bool,
+    /// Whether the last sync has failed.
+    pub(crate) is_failing: bool,
+    /// Told when the others go on without it.
+    pub(crate) on_let_go: Option<Box<dyn Fn() + Send>>,
+}
+
+/// A part of the log that is in memory.
+pub(crate) struct Kept {
+    /// Where the replica stands when it is to have this next.
+    pub(crate) after: Chain,
+    pub(crate) start: Chain,
+    pub(crate) changed: Changed,
+    pub(crate) copies: Copies,
+}
+
+impl Hold {
+    /// Holds the database at `path`, together with whoever does so already in this process.
+    pub(crate) fn open(path: &Path) -> Result<Arc<Hold>, ReplicateError> {
+        let mut opened: Option<Arc<Hold>> = None;
+        let mut replaced: Option<Arc<Hold>> = None;
+        loop {
+            let other = opened.as_ref().map(|opened| opened.path.clone());
+            // What is no file is told by whoever opens it.
+            let other = other.or_else(|| path.canonicalize().ok());
+            let other = other.and_then(|path| Hold::of(&path));
+            if let Some(other) = other.filter(|other| !is_same(&replaced, other)) {
+                match lock(&other.database).observe() {
+                    Ok(_) => return Ok(Arc::clone(&other)),
+                    Err(ReplicateError::Replaced { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                replaced = Some(other);
+            }
+            let hold = match opened.take() {
+                Some(hold) => hold,
+                None => Arc::new(Hold::new(Database::open(path)?)),
+            };
+            let mut holds = lock(&HOLDS);
+            let other = holds.get(&hold.path).and_then(Weak::upgrade);
+            if other.as_ref().is_none_or(|other| is_same(&replaced, other)) {
+                holds.insert(hold.path.clone(), Arc::downgrade(&hold));
+                return Ok(hold);
+            }
+            // Somebody else was first.
+            opened = Some(hold);
+        }
+    }
+
+    fn of(path: &Path) -> Option<Arc<Hold>> {
+        lock(&HOLDS).get(path).and_then(Weak::upgrade)
+    }
+
+    fn new(database: Database) -> Hold {
+        Hold {
+            path: database.path().to_owned(),
+            wal: database.wal_path().to_owned(),
+            database: Arc::new(Mutex::new(database)),
+            members: Mutex::default(),
+            past: Mutex::new(Checkpoints {
+                at: Instant::now(),
+                vain: 0,
+                recycled: None,
+                read: None,
+                kept: None,
+                done: 0,
+            }),
+        }
+    }
+
+    /// One more replica, for as long as it is kept, which stands at `place`.
+    pub(crate) fn join(&self, place: Result<Place, SnapshotReason>) -> Arc<Member> {
+        let member = Arc::new(Member(Mutex::new(Standing {
+            place,
+            pending: None,
+            kept: None,
+            attends: false,
+            is_let_go: false,
+            is_failing: false,
+            on_let_go: None,
+        })));
+        let mut members = lock(&self.members);
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(&member));
+        member
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        let members = lock(&self.members);
+        members.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What was done to the log before.
+    pub(crate) fn past(&self) -> MutexGuard<'_, Checkpoints> {
+        lock(&self.past)
+    }
+
+    /// Slows down who writes a log that comes near to what it may be, for as long as what is done
+    /// now takes.
+    pub(crate) fn slow_writers(
+        &self,
+        database: &mut Database,
+        observed: &Observed,
+        schedule: &Schedule,
+    ) {
+        let kept = self.past().kept;
+        match schedule.is_watched(observed.bytes()) {
+            true if kept.is_some() && kept == observed.header.ok() => database.let_writers_go(),
+            true => database.slow_writers(schedule.wal_max),
+            false => {}
+        }
+    }
+
+    /// Whether what is in the database file is in every replica that attends, or in memory.
+    pub(crate) fn has_copied(&self, observed: &Observed) -> bool {
+        let members = self.members();
+        let mut standings = members.iter().map(|member| member.standing());
+        standings.all(|standing| !standing.attends || standing.has_copied(observed))
+    }
+
+    /// Lets the log be begun anew where all replicas have what is in the database file.
+    pub(crate) fn release(&self, database: &Database) -> Result<(), ReplicateError> {
+        database.release(|observed| self.has_copied(observed))
+    }
+}
+
+fn is_same(one: &Option<Arc<Hold>>, other: &Arc<Hold>) -> bool {
+    one.as_ref().is_some_and(|one| Arc::ptr_eq(one, other))
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = lock(&HOLDS);
+        // Another one may have taken its place.
+        if (holds.get(&self.path)).is_some_and(|hold| hold.strong_count() == 0) {
+            holds.remove(&self.path);
+        }
+    }
+}
+
+impl Checkpoints {
+    /// Notes that somebody was reading this log when it should have been begun anew.
+    pub(crate) fn read(&mut self, log: Option<WalHeader>) {
+        if self.read == log {
+            self.kept = log;
+        }
+        self.read = log;
+    }
+}
+
+impl Member {
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        lock(&self.0)
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Up to where everything is in the replica, or in memory.
+    pub(crate) fn end(&self) -> Option<Chain> {
+        let place = self.place.ok()?.end;
+        let pending = self.pending.as_ref().filter(|pending| pending.is_copied());
+        Some(match (&self.kept, pending) {
+            (Some(kept), _) => *kept.changed.end(),
+            (None, Some(pending)) => *pending.changed.end(),
+            (None, None) => place,
+        })
+    }
+
+    /// Whether what is in the database file is in the replica too, or in memory.
+    fn has_copied(&self, observed: &Observed) -> bool {
+        let is_copied = |end: Chain| {
+            observed.header == Ok(*end.header()) && observed.backfilled <= end.frames()
+        };
+        observed.backfilled == 0 || self.end().is_some_and(is_copied)
+    }
+
+    /// Whether everything that was looked for is in the replica, and nothing is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.attends && self.pending.is_none() && self.kept.is_none() && self.place.is_ok()
+    }
+
+    /// Has the log stay from now on until the replica has it, and says whether it did not before.
+    pub(crate) fn attend(&mut self) -> bool {
+        !std::mem::replace(&mut self.attends, true)
+    }
+
+    /// Notes that the replica has everything that was observed under the hold of this number, if the
+    /// log was kept for it since.
+    pub(crate) fn has_all(&mut self, observed: &Observed) -> bool {
+        let Ok(place) = &mut self.place else {
+            return false;
+        };
+        if self.attends {
+            place.complete = true;
+            place.empty = observed.frames == 0;
+            place.hold = observed.hold;
+            self.is_let_go = false;
+        }
+        self.attends
+    }
+
+    /// Notes that the file that was being stored is in the replica.
+    pub(crate) fn stored(&mut self, pending: &Pending) {
+        let before = self.place.ok();
+        self.pending = None;
+        self.place = Ok(Place {
+            end: *pending.changed.end(),
+            commit: pending.header.commit(),
+            complete: before.is_some_and(|place| place.complete),
+            empty: before.is_some_and(|place| place.empty) && pending.is_copied(),
+            hold: before.map_or(0, |place| place.hold),
+        });
+    }
+
+    /// Gives up the file that was being stored, and what comes after it.
+    pub(crate) fn give_up(&mut self) {
+        let pending = self.pending.take();
+        let kept = self.kept.take();
+        if (kept.is_some() || pending.is_some_and(|pending| pending.is_copied()))
+            && let Ok(place) = &mut self.place
+        {
+            place.complete = false;
+        }
+    }
+
+    /// Nobody keeps the log for it any more, until it looks at that the next time: whatever it
+    /// lacks then leads to a snapshot, where the log was begun anew.
+    pub(crate) fn forget(&mut self) {
+        self.attends = false;
+        if let Ok(place) = &mut self.place {
+            place.complete = false;
+            place.empty = false;
+        }
+    }
+
+    /// The others go on without it. What is being stored of the whole database would not be one
+    /// state any more.
+    pub(crate) fn let_go(&mut self) {
+        self.forget();
+        if let Some(pending) = &self.pending {
+            pending.make_void();
+        }
+        let is_new = !std::mem::replace(&mut self.is_let_go, true);
+        if let (true, Some(told)) = (is_new, &self.on_let_go) {
+            told();
+        }
+    }
+
+    /// Whether the others may go on without it, where the log has `len` bytes. One that fails is
+    /// waited for as long as there is room for it, and one that is only slow for longer; one that is
+    /// getting the whole database would never get it if it were not waited for.
+    pub(crate) fn may_be_let_go(&self, len: u64, wal_max: u64) -> bool {
+        match self.is_failing {
+            true => len >= wal_max / FAILING_FROM,
+            false => len >= wal_max && !self.takes_everything(),
+        }
+    }
+
+    /// Whether the database file is being stored, which nobody may copy to meanwhile.
+    pub(crate) fn takes_everything(&self) -> bool {
+        let contents = self.pending.as_ref().map(|pending| pending.contents);
+        matches!(contents, Some(Contents::Everything(_)))
+    }
+}
+
+impl Kept {
+    /// What was kept, for a file.
+    pub(crate) fn into_parts(self) -> (Chain, (Changed, Frames)) {
+        (self.start, (self.changed, Frames::Copied(self.copies)))
+    }
+}
