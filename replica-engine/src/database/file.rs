@@ -9,6 +9,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::slice;
+use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use rusqlite::{Connection, Error, Result, ffi};
 
@@ -95,50 +97,69 @@ fn shm_lock(connection: &Connection, flags: c_int) -> Result<c_int> {
     }
 }
 
-/// Makes SQLite read the log of `connection`'s database again before anybody's next transaction, by
-/// the recovery that it has for an index which a crash has left behind.
+/// A part of the index of a log, in memory that all connections to the database share.
+#[derive(Clone, Copy)]
+pub(super) struct Region<'a> {
+    /// Its first half.
+    pub(super) words: &'a [AtomicU32],
+    /// Its second half.
+    pub(super) slots: &'a [AtomicU16],
+}
+
+/// Shows part number `number` of the index of `connection`'s log to `work`, which must do nothing
+/// with that connection. It is made where it is not there yet.
 ///
-/// Must be called while `connection` has the write lock: recovery takes that too, so nobody is at
-/// it, and nobody changes the index. A reader that is beginning finds the two copies of the index's
-/// header unequal, or neither valid, and waits for that lock. One that is reading never looks at
-/// the header again.
-pub(super) fn forget_index(connection: &Connection) -> Result<()> {
-    /// The size of the regions in which SQLite maps the index.
+/// Must be called while `connection` has the write lock: so nobody else changes it meanwhile, but
+/// for what readers and checkpoints note of themselves in the first one.
+pub(super) fn index_region<T>(
+    connection: &Connection,
+    number: u32,
+    work: impl FnOnce(Region<'_>) -> T,
+) -> Result<T> {
+    /// The size of the parts in which SQLite maps the index.
     const REGION: c_int = 32_768;
-    /// That of the header's two copies, with which the first one begins.
-    const HEADERS: usize = 2 * 48;
+    const WORDS: usize = 4096;
+    const SLOTS: usize = 8192;
+    const EXTEND: c_int = 1;
+    let number = c_int::try_from(number).map_err(|_| misuse())?;
     let file = pointer(connection)?;
     let mut region: *mut c_void = ptr::null_mut();
     // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods. `xShmMap`
-    // stores the address of the first region, which is mapped for as long as the connection is in
-    // a transaction, as the caller sees to; or a null pointer, or it fails. The region is memory
-    // that other processes write, too, so that no reference to it is made, and what is written lies
-    // within it.
-    let code = unsafe {
+    // stores the address of a region of as many bytes as it is asked for, aligned to a page of the
+    // machine, which stays mapped for as long as the connection is in a transaction, as the caller
+    // sees to; or a null pointer, or it fails. Both halves together are one region. Others write to
+    // it, so that it is only seen as atomic integers, all of whose values are valid.
+    unsafe {
         let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
         let x_shm_map = methods.and_then(|methods| methods.xShmMap);
-        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
-        let (Some(x_shm_map), Some(x_shm_barrier)) = (x_shm_map, x_shm_barrier) else {
-            return Err(misuse());
-        };
+        let x_shm_map = x_shm_map.ok_or_else(misuse)?;
         let region_of: *mut *mut c_void = &mut region;
-        let code = x_shm_map(file, 0, REGION, 0, region_of.cast());
-        if code == ffi::SQLITE_OK && region.is_null() {
-            return Err(misuse());
-        }
-        if code == ffi::SQLITE_OK {
-            let bytes: *mut u8 = region.cast();
-            for index in 0..HEADERS {
-                bytes.add(index).write_volatile(0);
+        match x_shm_map(file, number, REGION, EXTEND, region_of.cast()) {
+            ffi::SQLITE_OK if region.is_null() => Err(misuse()),
+            ffi::SQLITE_OK => {
+                let words: *const AtomicU32 = region.cast_const().cast();
+                let slots: *const AtomicU16 = words.add(WORDS).cast();
+                Ok(work(Region {
+                    words: slice::from_raw_parts(words, WORDS),
+                    slots: slice::from_raw_parts(slots, SLOTS),
+                }))
             }
-            x_shm_barrier(file);
+            code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
         }
-        code
-    };
-    match code {
-        ffi::SQLITE_OK => Ok(()),
-        code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
     }
+}
+
+/// Sees to it that whatever was written to the index before is seen before whatever is written to
+/// it afterwards.
+pub(super) fn index_barrier(connection: &Connection) -> Result<()> {
+    let file = pointer(connection)?;
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods.
+    unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
+        x_shm_barrier.ok_or_else(misuse)?(file);
+    }
+    Ok(())
 }
 
 /// The open file of `connection`'s main database. SQLite owns it for as long as the connection is

@@ -3,6 +3,7 @@
 mod apply;
 mod file;
 mod frames;
+mod index;
 mod keeper;
 
 use std::cell::Cell;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
+pub(crate) use apply::CHECKPOINT_FRAMES;
 pub(crate) use frames::{Copies, Frames};
 use keeper::{Keeper, begin, end};
 

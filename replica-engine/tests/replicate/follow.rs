@@ -77,6 +77,16 @@ fn count(reader: &Connection) -> u32 {
     count.expect("the table can be read")
 }
 
+/// All that is in the table, as SQLite finds it.
+fn content(reader: &Connection) -> Vec<(i64, Option<String>, Option<Vec<u8>>)> {
+    let statement = reader.prepare("SELECT id, a, b FROM t ORDER BY id");
+    let mut statement = statement.expect("there is a table");
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    let rows = rows.expect("the table can be read");
+    rows.map(|row| row.expect("the table can be read"))
+        .collect()
+}
+
 #[tokio::test]
 async fn each_step_gives_what_a_restore_gives_and_readers_see_it() {
     for page_size in [512, 4096, 65_536] {
@@ -100,8 +110,7 @@ async fn each_step_gives_what_a_restore_gives_and_readers_see_it() {
             assert_eq!(step(&mut follower).await, Some((txid.get(), false)));
 
             assert!(followed.state() == latest(&replica).await, "{sql}");
-            let application = count(live.application());
-            assert_eq!(count(&reader), application, "{sql}");
+            assert!(content(&reader) == content(live.application()), "{sql}");
             let check: String = reader
                 .query_row("PRAGMA integrity_check", (), |row| row.get(0))
                 .expect("it can be checked");
@@ -201,9 +210,10 @@ async fn it_goes_on_with_a_long_log() {
     let mut follower = followed.opened(&replica).await;
     let stepped = step(&mut follower).await;
     let seen = count(&reader);
-    drop(reader);
+    run(&reader, "COMMIT");
 
     assert_eq!((stepped, seen), (Some((5, false)), 0));
+    assert!(content(&reader) == content(live.application()));
     assert!(followed.state() == latest(&replica).await);
 }
 
@@ -230,6 +240,109 @@ async fn the_log_stays_short_though_somebody_reads_at_each_step() {
 
     assert!(largest < 2_000_000, "{largest}");
     assert!(followed.state() == latest(&replica).await);
+}
+
+/// Two that read in turn, so that one of them is always in a transaction, kept the log from ever being
+/// begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_bounded_though_somebody_always_reads() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let read = "BEGIN; SELECT count(*) FROM t";
+    let (path, end) = (followed.path(), Arc::new(AtomicBool::new(false)));
+    let ended = Arc::clone(&end);
+    let readers = std::thread::spawn(move || {
+        let mut readers = [connect(&path), connect(&path)];
+        run(&readers[0], read);
+        while !ended.load(Ordering::Relaxed) {
+            readers.swap(0, 1);
+            run(&readers[0], read);
+            run(&readers[1], "COMMIT");
+        }
+    });
+    let mut largest = 0;
+    for _ in 0..14 {
+        live.run("INSERT INTO t(b) VALUES(randomblob(2000000)); DELETE FROM t WHERE id < 3");
+        live.sync(&mut replicator).await;
+        step(&mut follower).await.expect("there is something new");
+        let wal = followed.0.path().join("read.db-wal");
+        largest = largest.max(std::fs::metadata(wal).expect("there is a log").len());
+    }
+    end.store(true, Ordering::Relaxed);
+    readers.join().expect("readers meet no error");
+
+    // Of 30 MB in all.
+    assert!(largest < 14_000_000, "{largest}");
+    assert!(followed.state() == latest(&replica).await);
+}
+
+/// Each of them read the log anew after a step, and told the others that it was locked meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_wait_for_nobody_are_never_told_that_it_is_locked() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let (path, end) = (followed.path(), Arc::new(AtomicBool::new(false)));
+    let readers = [(); 3].map(|()| {
+        let (path, ended) = (path.clone(), Arc::clone(&end));
+        std::thread::spawn(move || {
+            let reader = connect(&path);
+            reader.busy_timeout(Duration::ZERO).expect("a setting");
+            let (mut reads, mut before) = (0_u32, 0);
+            while !ended.load(Ordering::Relaxed) {
+                let now = count(&reader);
+                assert!(now >= before, "{now} rows after {before}");
+                (reads, before) = (reads + 1, now);
+            }
+            reads
+        })
+    });
+    for _ in 0..40 {
+        live.run("INSERT INTO t(b) VALUES(randomblob(40000))");
+        live.sync(&mut replicator).await;
+
+        step(&mut follower).await.expect("there is something new");
+    }
+    end.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let reads = reader.join().expect("it was never told that it is locked");
+        assert!(reads > 0);
+    }
+}
+
+/// What of it went on to be written could come into the way of the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_is_dropped_anywhere_leaves_the_next_one_to_be_made() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let reader = connect(&followed.path());
+    for turns in [0, 1, 2, 3, 5, 8, 13, 21, 50, 200, 1000, 5000] {
+        live.run("INSERT INTO t(b) VALUES(randomblob(900000)); DELETE FROM t WHERE id < 3");
+        live.sync(&mut replicator).await;
+        let others = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = follower.step() => {}
+            () = others => {}
+        }
+
+        step(&mut follower).await;
+
+        assert!(content(&reader) == content(live.application()), "{turns}");
+        assert!(followed.state() == latest(&replica).await, "{turns}");
+    }
 }
 
 #[tokio::test]
@@ -290,8 +403,9 @@ async fn a_damaged_file_is_named_and_changes_nothing() {
     live.sync(&mut replicator).await;
     let followed = Followed::new();
     let mut follower = followed.opened(&replica).await;
-    let before = followed.state();
-    live.run("INSERT INTO t(b) VALUES(randomblob(90000))");
+    let (before, reader) = (followed.state(), connect(&followed.path()));
+    // Of which a part is in the log before the rest is read.
+    live.run("INSERT INTO t(b) VALUES(randomblob(3000000))");
     live.sync(&mut replicator).await;
     let file = stored(&replica, 3);
     replica.put(raw(3), NOW, file[..file.len() - 9].to_vec());
@@ -300,9 +414,10 @@ async fn a_damaged_file_is_named_and_changes_nothing() {
 
     assert!(error.to_string().contains(&raw(3).to_string()), "{error}");
     assert!(!error.may_pass());
-    assert!(followed.state() == before);
+    assert!(followed.state() == before && count(&reader) == 0);
     replica.put(raw(3), NOW, file);
     assert_eq!(step(&mut follower).await, Some((3, false)));
+    assert!(content(&reader) == content(live.application()));
     assert!(followed.state() == latest(&replica).await);
 }
 
