@@ -4,22 +4,22 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::interruption::send;
 use crate::live::{Live, Row, Running, rows, sqlite};
-use crate::replica::{LIMIT, names, replica, text};
+use crate::replica::{LIMIT, folder, names, replica, text};
+use crate::stores::{Bucket, Sftp, run};
 
 /// Waits until the database at `path` has the same rows as the application's.
 fn wait_for(path: &Path, wanted: &[Row]) {
+    wait_until(|| path.exists() && rows(path) == wanted);
+}
+
+fn wait_until(holds: impl Fn() -> bool) {
     let started = Instant::now();
-    while !path.exists() || rows(path) != wanted {
+    while !holds() {
         assert!(started.elapsed() < LIMIT, "it does not follow");
         std::thread::yield_now();
     }
-}
-
-fn signal(running: &Running, name: &str) {
-    let id = running.id().to_string();
-    let status = Command::new("kill").args(["-s", name, &id]).status();
-    assert!(status.expect("kill should run").success());
 }
 
 #[test]
@@ -44,12 +44,46 @@ fn it_follows_until_a_signal_comes_and_goes_on_later() {
         replica(live.plain_args(&["-once"])).ended(0);
 
         wait_for(&output, &live.rows());
-        signal(&following, name);
+        send(name, following.id());
 
         following.end(0);
         wait_for(&output, &live.rows());
     }
     assert!(names(output.parent().expect("a folder")).contains(&"read.db-follow".to_owned()));
+}
+
+/// Follows the replica at `url` with what `command` makes, while it grows.
+fn check_store(live: &Live, url: &str, command: impl Fn(&[&str]) -> Command) {
+    let (output, path) = (live.beside("read.db"), live.path());
+    let once = || run(command(&["replicate", "-once", text(&path), url])).ended(0);
+    live.insert(20);
+    once();
+    let args = ["-follow-interval", "10ms", "-o", text(&output), url];
+    let following = Running::of(command(&[&["restore", "-f"], &args[..]].concat()));
+    wait_for(&output, &live.rows());
+    for rows in [1, 3000] {
+        live.insert(rows);
+        once();
+
+        wait_for(&output, &live.rows());
+    }
+    send("TERM", following.id());
+    following.end(0);
+}
+
+#[test]
+fn a_replica_in_a_bucket_is_followed() {
+    let (live, bucket) = (Live::new(), Bucket::empty());
+
+    check_store(&live, &bucket.url("app"), |args| bucket.command(args));
+}
+
+#[test]
+fn a_replica_on_a_server_is_followed() {
+    let (live, root) = (Live::new(), folder());
+    let sftp = Sftp::of(root.path());
+
+    check_store(&live, &sftp.url("/app"), |args| sftp.command(args));
 }
 
 #[test]
