@@ -1,12 +1,13 @@
 //! `replica restore -f`: a database that follows its replica until a signal comes.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use crate::interruption::send;
 use crate::live::{Live, Row, Running, rows, sqlite};
-use crate::replica::{LIMIT, folder, names, replica, text};
+use crate::replica::{LIMIT, command, folder, names, replica, text};
 use crate::stores::{Bucket, Sftp, run};
 
 /// Waits until the database at `path` has the same rows as the application's.
@@ -20,6 +21,10 @@ fn wait_until(holds: impl Fn() -> bool) {
         assert!(started.elapsed() < LIMIT, "it does not follow");
         std::thread::yield_now();
     }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).expect("it can be read")
 }
 
 #[test]
@@ -86,6 +91,41 @@ fn a_replica_on_a_server_is_followed() {
     check_store(&live, &sftp.url("/app"), |args| sftp.command(args));
 }
 
+/// A folder that was unmounted for a moment has ended it with status 3.
+#[test]
+fn a_replica_that_is_gone_for_a_while_is_waited_for() {
+    let live = Live::new();
+    replica(live.plain_args(&["-once"])).ended(0);
+    let (output, url) = (live.beside("read.db"), live.url());
+    let (place, elsewhere) = (live.beside("replica"), live.beside("elsewhere"));
+    let args = ["-follow-interval", "10ms", "-o", text(&output), &url];
+    let told = live.beside("told");
+    let mut following = command(["restore", "-f", "-json"].iter().chain(&args));
+    following.stdout(fs::File::create(&told).expect("a file can be made"));
+    let following = Running::of(following);
+    let wait_for_event = |wanted: &str| {
+        let wanted = format!("\"event\":\"{wanted}\"");
+        wait_until(|| read(&told).contains(&wanted));
+    };
+    wait_for_event("following");
+    wait_for(&output, &live.rows());
+
+    fs::rename(&place, &elsewhere).expect("a folder can be renamed");
+    wait_for_event("interrupted");
+    fs::rename(&elsewhere, &place).expect("a folder can be renamed");
+    wait_for_event("resumed");
+    live.insert(3);
+    replica(live.plain_args(&["-once"])).ended(0);
+    wait_for_event("followed");
+    send("TERM", following.id());
+
+    following.end(0);
+    assert_eq!(rows(&output), live.rows());
+    let told = read(&told);
+    assert_eq!(told.matches("interrupted").count(), 1, "{told}");
+    assert!(told.contains("the replica has no files"), "{told}");
+}
+
 #[test]
 fn what_cannot_be_followed_is_told() {
     let live = Live::new();
@@ -94,6 +134,13 @@ fn what_cannot_be_followed_is_told() {
 
     let none = replica(args).ended(3);
     replica(live.plain_args(&["-once"])).ended(0);
+    let followed = live.beside("followed.db");
+    let following = Running::start(["restore", "-f", "-o", text(&followed), &url]);
+    wait_for(&followed, &live.rows());
+    send("TERM", following.id());
+    following.end(0);
+    let emptied = format!("file://{}", live.beside("nowhere").display());
+    let typing_error = replica(["restore", "-f", "-o", text(&followed), &emptied]).ended(3);
     sqlite(&output, "CREATE TABLE mine(a)");
     let other = replica(args).ended(1);
     let at = replica([
@@ -107,7 +154,9 @@ fn what_cannot_be_followed_is_told() {
     ])
     .ended(2);
 
-    assert!(none.stderr.contains("no replica at"), "{}", none.stderr);
+    for none in [none, typing_error] {
+        assert!(none.stderr.contains("no replica at"), "{}", none.stderr);
+    }
     assert!(
         other.stderr.contains("was not made by following"),
         "{}",

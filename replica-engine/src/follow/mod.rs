@@ -17,6 +17,7 @@
 mod append;
 mod position;
 
+use std::cmp::Reverse;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -24,14 +25,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ltx::{Checksum, Pgno};
-use replica_core::{FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid};
+use replica_core::{
+    FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
+};
 use tokio::time::sleep;
 
 use crate::apply::Assembly;
 use crate::damage::ReadFailure;
 use crate::database::{CHECKPOINT_FRAMES, Database};
 use crate::drill::LiveState;
-use crate::listing::{list, read_header};
+use crate::listing::{list, read_header, wait_for_listings};
 use crate::plan::following;
 use crate::replicate::lock;
 use crate::restore::run_blocking;
@@ -119,12 +122,26 @@ pub enum FollowError {
         /// The database.
         path: PathBuf,
     },
-    /// The replica ends before the transaction at which the database is already.
+    /// The replica ends before the transaction at which the database is already, and has something
+    /// newer than that, or may have.
     #[error(
         "the replica ends with transaction {last}, and the database is at {txid}: the replica's \
-         history was replaced; remove the database, and what is beside it, to begin anew"
+         history was replaced, unless it only lags behind; remove the database, and what is beside \
+         it, to begin anew"
     )]
     WentBack {
+        /// Where the database is.
+        txid: Txid,
+        /// The replica's last transaction.
+        last: Txid,
+    },
+    /// The replica ends before the transaction at which the database is already, with what is older
+    /// than that: it is a copy that lags behind, or its last files were lost.
+    #[error(
+        "the replica ends with transaction {last}, which is older than {txid}, where the database \
+         is: it may lag behind"
+    )]
+    Lags {
         /// Where the database is.
         txid: Txid,
         /// The replica's last transaction.
@@ -164,10 +181,13 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// Whether a later step may do, with nobody doing anything about it.
+    /// Whether a later step may do, with nobody doing anything about it: what is away may come back,
+    /// an empty place where a replica was among it, such as a folder that is not mounted.
     pub fn may_pass(&self) -> bool {
         let store = match self {
-            FollowError::Busy { .. } => return true,
+            FollowError::Busy { .. }
+            | FollowError::Lags { .. }
+            | FollowError::Restore(RestoreError::Plan(PlanError::Empty)) => return true,
             FollowError::Store(error) | FollowError::Restore(RestoreError::Store(error)) => error,
             _ => return false,
         };
@@ -188,6 +208,8 @@ pub struct Follower {
     options: FollowOptions,
     database: Arc<Mutex<Database>>,
     position: Position,
+    /// When the state was copied that the database has, if it was put there by this follower.
+    created_at: Option<Timestamp>,
     first_page: Checksum,
     pages: u32,
     /// The end of the log, where it is known.
@@ -211,6 +233,7 @@ impl Follower {
         let path = options.output.clone();
         let kept = run_blocking(move || (Position::read(&path), path.exists())).await?;
         let kept = (kept.0.map_err(|source| options.position(source))?, kept.1);
+        let mut created_at = None;
         let position = match kept {
             (None, true) => {
                 let path = options.output;
@@ -223,11 +246,14 @@ impl Follower {
                 let mut wanted = RestoreOptions::new(&options.output);
                 (wanted.mode, wanted.fetch_ahead) = (options.mode, options.fetch_ahead);
                 match restore(Arc::clone(&client), &wanted, progress).await {
-                    Ok(restored) => Position {
-                        from: Some(restored.txid),
-                        until: Some(restored.txid),
-                        first_pages: [None; 2],
-                    },
+                    Ok(restored) => {
+                        created_at = Some(restored.created_at);
+                        Position {
+                            from: Some(restored.txid),
+                            until: Some(restored.txid),
+                            first_pages: [None; 2],
+                        }
+                    }
                     Err(error) => {
                         if kept.is_none() {
                             let path = Position::path(&options.output);
@@ -263,6 +289,7 @@ impl Follower {
             options,
             database: Arc::new(Mutex::new(database)),
             position,
+            created_at,
             first_page,
             pages,
             end: None,
@@ -348,16 +375,18 @@ impl Follower {
                 return Ok(Some((chain, false)));
             }
         }
+        // What is missing for that reason alone must not lead to all of the database.
+        wait_for_listings(&*self.client).await;
         let mut files = list(&*self.client, Timestamps::Fast).await?;
-        let newest = files.iter().map(|file| file.id.txids.max()).max();
-        let Some(newest) = newest else {
+        let last = files
+            .iter()
+            .max_by_key(|file| (file.id.txids.max(), Reverse(file.id.level)));
+        let Some(last) = last else {
             return Err(RestoreError::Plan(PlanError::Empty).into());
         };
+        let newest = last.id.txids.max();
         if newest < until {
-            return Err(FollowError::WentBack {
-                txid: until,
-                last: newest,
-            });
+            return Err(self.went_back(until, last.id).await?);
         }
         if newest == from {
             return Ok(None);
@@ -377,6 +406,23 @@ impl Follower {
         };
         let plan = RestorePlan::new(Target::Latest, &files).map_err(lost)?;
         Ok(Some((plan.needed().to_vec(), true)))
+    }
+
+    /// What it is that the replica ends with `last`, before `txid`.
+    async fn went_back(&self, txid: Txid, last: FileId) -> Result<FollowError, FollowError> {
+        let header = match read_header(&*self.client, last).await {
+            Ok(header) => Some(header),
+            Err(ReadFailure::Damaged(_)) => None,
+            Err(ReadFailure::Store(error)) => return Err(error.into()),
+        };
+        let header = header.filter(|_| last.level != Level::SNAPSHOT);
+        let times = header.map(|header| header.timestamp()).zip(self.created_at);
+        let is_older = times.is_some_and(|(time, ours)| time <= ours);
+        let last = last.txids.max();
+        Ok(match is_older {
+            true => FollowError::Lags { txid, last },
+            false => FollowError::WentBack { txid, last },
+        })
     }
 
     /// Puts the pages of `files` into the database, or finds one of them damaged.
@@ -452,6 +498,7 @@ impl Follower {
         self.end = run_blocking(move || commit(ready, position, &path)).await??;
         self.position = Position::at(txid, first_page);
         (self.first_page, self.pages) = (first_page, pages);
+        self.created_at = Some(header.timestamp());
         Ok(Ok((txid, header.timestamp())))
     }
 

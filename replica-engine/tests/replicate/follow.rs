@@ -422,23 +422,25 @@ async fn a_damaged_file_is_named_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn it_never_goes_back_and_never_mixes() {
+async fn it_never_goes_back_and_waits_for_a_replica_that_lags() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
     let mut replicator = live.started(&replica).await;
     live.sync(&mut replicator).await;
     let before = replica.snapshot();
     live.run("INSERT INTO t(b) VALUES(1)");
     live.sync(&mut replicator).await;
+    let after = replica.snapshot();
     let followed = Followed::new();
     let mut follower = followed.opened(&replica).await;
     replica.restore(&before);
 
-    let back = follower.step().await.expect_err("the replica went back");
+    let lags = follower.step().await.expect_err("the replica went back");
 
     assert!(
-        matches!(&back, FollowError::WentBack { txid, last } if txid.get() == 3 && last.get() == 2),
-        "{back}"
+        matches!(&lags, FollowError::Lags { txid, last } if txid.get() == 3 && last.get() == 2),
+        "{lags}"
     );
+    assert!(lags.may_pass());
     replica.delete_all().await.expect("it works");
     let empty = follower.step().await.expect_err("nothing is there");
     assert!(
@@ -447,6 +449,47 @@ async fn it_never_goes_back_and_never_mixes() {
             FollowError::Restore(RestoreError::Plan(PlanError::Empty))
         ),
         "{empty}"
+    );
+    assert!(empty.may_pass());
+    replica.restore(&after);
+    live.run("INSERT INTO t(b) VALUES(2)");
+    live.sync(&mut replicator).await;
+    assert_eq!(step(&mut follower).await, Some((4, false)));
+    assert!(followed.state() == latest(&replica).await);
+}
+
+#[tokio::test]
+async fn a_history_that_was_replaced_is_no_replica_that_lags() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    for row in [1, 2] {
+        live.run(&format!("INSERT INTO t(b) VALUES({row})"));
+        live.sync(&mut replicator).await;
+    }
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let (other, newer) = (Live::new(4096), MockClient::new());
+    let mut options = other.options();
+    options.clock = Arc::new(|| Timestamp::from_millis(NOW.as_millis() + 1));
+    let began = Replicator::open(Arc::new(newer.clone()), options).await;
+    let mut began = began.expect("a live database and a store that works");
+    began.sync().await.expect("a sync should succeed");
+    replica.restore(&newer.snapshot());
+
+    let replaced = follower.step().await.expect_err("it is another history");
+
+    assert!(
+        matches!(&replaced, FollowError::WentBack { txid, last } if txid > last),
+        "{replaced}"
+    );
+    assert!(!replaced.may_pass());
+    drop(follower);
+    // It is not known any more when that was copied.
+    let mut follower = followed.opened(&replica).await;
+    let replaced = follower.step().await.expect_err("it is another history");
+    assert!(
+        matches!(replaced, FollowError::WentBack { .. }),
+        "{replaced}"
     );
 }
 
