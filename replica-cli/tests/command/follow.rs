@@ -137,6 +137,10 @@ fn what_cannot_be_followed_is_told() {
     let followed = live.beside("followed.db");
     let following = Running::start(["restore", "-f", "-o", text(&followed), &url]);
     wait_for(&followed, &live.rows());
+    live.insert(1);
+    replica(live.plain_args(&["-once"])).ended(0);
+    // Now it follows, and does not restore any more.
+    wait_for(&followed, &live.rows());
     send("TERM", following.id());
     following.end(0);
     let emptied = format!("file://{}", live.beside("nowhere").display());
