@@ -113,6 +113,11 @@ impl Database {
         })
     }
 
+    /// Whether the write lock is held by way of this.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.worker.is_autocommit()
+    }
+
     /// Ends the hold, and with it the locks that keep others from writing and checkpointing.
     pub(crate) fn let_go(&self) -> Result<(), ReplicateError> {
         let failed = |source| self.failed("unlock", source);

@@ -22,13 +22,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ltx::{Checksum, Pgno};
 use replica_core::{
     FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::apply::Assembly;
 use crate::damage::ReadFailure;
@@ -50,10 +50,10 @@ use position::Position;
 /// How often other files are chosen in one step because one of them was damaged or gone.
 const REPLANS_MAX: usize = 32;
 
-/// How long it is waited for the write lock, which a step that was dropped may still have.
-const LOCK_MAX: Duration = Duration::from_secs(2);
-/// The pause before it is tried again.
-const LOCK_PAUSE: Duration = Duration::from_millis(1);
+/// How often it is looked whether a step that was dropped has let go of the write lock.
+const DROPPED_LOOKS: usize = 2_000;
+/// The pause between two looks.
+const DROPPED_PAUSE: Duration = Duration::from_millis(1);
 
 /// From how many frames on a step waits for readers of the log, so that it can be begun anew.
 const LONG_LOG: u32 = 16_000;
@@ -598,20 +598,21 @@ struct Locked {
 impl Locked {
     fn take(database: Arc<Mutex<Database>>, path: &Path) -> Result<Locked, FollowError> {
         let path = path.to_owned();
-        let until = Instant::now() + LOCK_MAX;
-        loop {
-            let is_held = lock(&database).lock_writers()?;
-            if is_held {
-                return Ok(Locked {
-                    database,
-                    path,
-                    is_held,
-                });
+        for _ in 0..DROPPED_LOOKS {
+            if !lock(&database).is_written() {
+                break;
             }
-            if Instant::now() > until {
-                return Err(FollowError::Busy { path });
-            }
-            thread::sleep(LOCK_PAUSE);
+            thread::sleep(DROPPED_PAUSE);
+        }
+        // Which is refused where it has not let go yet.
+        let is_held = lock(&database).lock_writers()?;
+        match is_held {
+            true => Ok(Locked {
+                database,
+                path,
+                is_held,
+            }),
+            false => Err(FollowError::Busy { path }),
         }
     }
 }
