@@ -8,6 +8,7 @@ use replica_core::{
     Error, FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Result, Timestamp, Timestamps,
     Txid,
 };
+use tokio::time::sleep;
 
 use crate::damage::{Damage, ReadFailure, check_name};
 
@@ -186,6 +187,14 @@ pub(crate) async fn list(
         files.extend(client.list_all(level, Txid::FIRST, timestamps).await?);
     }
     Ok(files)
+}
+
+/// Waits until listings have all that was stored before this was called, where they lag.
+pub(crate) async fn wait_for_listings(client: &dyn ReplicaClient) {
+    let lag = client.capabilities().list_lag;
+    if !lag.is_zero() {
+        sleep(lag).await;
+    }
 }
 
 /// The files whose headers tell whether the listed times are good for a decision about `time`, or

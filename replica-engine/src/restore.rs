@@ -12,7 +12,7 @@ use crate::apply::{Applied, Assembly, Failure, apply};
 use crate::damage::ReadFailure;
 use crate::fetch::pieces;
 use crate::integrity::check_integrity;
-use crate::listing::{Listing, read_header};
+use crate::listing::{Listing, read_header, wait_for_listings};
 use crate::plan::restore_points;
 use crate::progress::Listener;
 use crate::staged::{Destination, Staged};
@@ -85,6 +85,7 @@ pub struct Restored {
 ///
 /// [`RestoreError::Plan`] where no files give `target`, and [`RestoreError::Store`].
 pub async fn plan(client: &dyn ReplicaClient, target: Target) -> Result<RestorePlan, RestoreError> {
+    wait_for_listings(client).await;
     let listing = list(client, target).await?;
     Ok(Choice::new(target, &listing)?.plan)
 }
@@ -154,6 +155,8 @@ pub(crate) async fn rebuild(
     listener: &Listener,
 ) -> Result<(RestorePlan, Applied, Vec<Damage>), RestoreError> {
     let mut damaged: Vec<Damage> = Vec::new();
+    // What was stored before the restore began is a part of the latest state.
+    wait_for_listings(&*client).await;
     let mut listing = list(&*client, options.target).await?;
     let mut choice = Choice::new(options.target, &listing)?;
     loop {

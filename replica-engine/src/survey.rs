@@ -58,6 +58,13 @@ pub enum Standing {
         /// So many bytes of the log.
         bytes: u64,
     },
+    /// The log, which was begun anew since, has more. What the one before it had is not known.
+    BehindAtLeast {
+        /// So many transactions.
+        transactions: u64,
+        /// So many bytes of the log.
+        bytes: u64,
+    },
     /// It can't be told, and why.
     Unknown(&'static str),
 }
@@ -251,11 +258,20 @@ fn compare(wal: &Path, log: WalHeader, header: &Header, span: &WalSpan) -> io::R
             "the log has something else at the place that the replica's last file was made of",
         ));
     }
-    Ok(match transactions {
-        0 => Standing::Complete,
-        transactions => Standing::Behind {
+    let bytes = end.offset() - reached.offset();
+    Ok(match (is_same, transactions) {
+        (true, 0) => Standing::Complete,
+        (true, _) => Standing::Behind {
             transactions,
-            bytes: end.offset() - reached.offset(),
+            bytes,
+        },
+        (false, 0) => Standing::Unknown(
+            "the log was begun anew since the replica's last file was made of it, and nothing tells \
+             whether the one before had more",
+        ),
+        (false, _) => Standing::BehindAtLeast {
+            transactions,
+            bytes,
         },
     })
 }

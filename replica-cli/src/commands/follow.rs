@@ -35,6 +35,8 @@ pub(super) async fn run(
             &text,
         )?;
     }
+    // Whether the replica was seen: a typing error in its place is one only before that.
+    let mut is_known = false;
     let mut is_away = false;
     loop {
         // A signal waits for the step's end, but a second one does not.
@@ -47,15 +49,16 @@ pub(super) async fn run(
         let (step, signal) = step.await;
         match step {
             Ok(step) => {
+                is_known |= signal.is_none();
                 if is_away && signal.is_none() {
                     is_away = false;
-                    tell(json, &json!({ "event": "resumed" }), "the store is back")?;
+                    tell(json, &json!({ "event": "resumed" }), "the replica is back")?;
                 }
                 if let Some(followed) = step {
                     tell_step(&followed, json)?;
                 }
             }
-            Err(error) if error.may_pass() => {
+            Err(error) if error.may_pass() && (is_known || !is_empty(&error)) => {
                 if !is_away {
                     is_away = true;
                     let failure = Failure::of(Status::Failed, &error).in_one_line();
@@ -137,8 +140,16 @@ fn tell(json: bool, object: &serde_json::Value, text: &str) -> io::Result<()> {
 }
 
 fn failed(error: FollowError, source: &Source) -> Failure {
-    match &error {
-        FollowError::Restore(RestoreError::Plan(PlanError::Empty)) => source.empty(),
-        _ => Failure::of(Status::Failed, &error),
+    match is_empty(&error) {
+        true => source.empty(),
+        false => Failure::of(Status::Failed, &error),
     }
+}
+
+/// Whether there is no replica.
+fn is_empty(error: &FollowError) -> bool {
+    matches!(
+        error,
+        FollowError::Restore(RestoreError::Plan(PlanError::Empty))
+    )
 }

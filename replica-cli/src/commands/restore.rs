@@ -101,11 +101,11 @@ pub(crate) struct RestoreArgs {
     /// Keep the database up to date after that, for whoever reads it
     ///
     /// Others may read it meanwhile, in any way that SQLite has, and must not write to it: each
-    /// step is one transaction, for which nobody need open it again. They should have a
-    /// busy_timeout: who reads first after a step makes others wait for a moment. Where it
-    /// stands is kept beside it, in DATABASE-follow, by which the same call goes on later. SIGINT
-    /// and SIGTERM end it between two steps, with status 0. A store that is away is tried again; a
-    /// damaged file ends it, and leaves the database as it was before.
+    /// step is one transaction, for which nobody need open it again or wait. Where it stands is
+    /// kept beside it, in DATABASE-follow, by which the same call goes on later. SIGINT and SIGTERM
+    /// end it between two steps, with status 0. A replica that is away, or that ends before the
+    /// database for a while, is waited for; a damaged file ends it, and leaves the database as it
+    /// was before.
     #[arg(
         short,
         long,

@@ -197,27 +197,39 @@ fn sentence(standing: &Result<Standing, io::Error>) -> String {
         Ok(Standing::Behind {
             transactions,
             bytes,
-        }) => {
-            let count = usize::try_from(*transactions).unwrap_or(usize::MAX);
-            format!(
-                "{} that the replica has not ({} of the log)",
-                output::count(count, "transaction"),
-                output::size(*bytes)
-            )
-        }
+        }) => format!("{} that the replica has not", of_log(*transactions, *bytes)),
+        Ok(Standing::BehindAtLeast {
+            transactions,
+            bytes,
+        }) => format!(
+            "at least {} that the replica has not: the log was begun anew since",
+            of_log(*transactions, *bytes)
+        ),
         Ok(Standing::Unknown(why)) => format!("can't tell whether it has more: {why}"),
         Ok(_) => String::from("can't tell whether it has more"),
         Err(error) => format!("can't be read: {error}"),
     }
 }
 
+fn of_log(transactions: u64, bytes: u64) -> String {
+    let count = usize::try_from(transactions).unwrap_or(usize::MAX);
+    let transactions = output::count(count, "transaction");
+    format!("{transactions} ({} of the log)", output::size(bytes))
+}
+
 fn standing_to_json(standing: &Result<Standing, io::Error>) -> Value {
     let (kind, behind) = match standing {
         Ok(Standing::Complete) => ("complete", Some((&0, &0))),
-        Ok(Standing::Behind {
-            transactions,
-            bytes,
-        }) => ("behind", Some((transactions, bytes))),
+        Ok(
+            Standing::Behind {
+                transactions,
+                bytes,
+            }
+            | Standing::BehindAtLeast {
+                transactions,
+                bytes,
+            },
+        ) => ("behind", Some((transactions, bytes))),
         Ok(_) => ("unknown", None),
         Err(_) => ("unreadable", None),
     };

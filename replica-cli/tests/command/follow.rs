@@ -1,25 +1,30 @@
 //! `replica restore -f`: a database that follows its replica until a signal comes.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::interruption::send;
 use crate::live::{Live, Row, Running, rows, sqlite};
-use crate::replica::{LIMIT, names, replica, text};
+use crate::replica::{LIMIT, command, folder, names, replica, text};
+use crate::stores::{Bucket, Sftp, run};
 
 /// Waits until the database at `path` has the same rows as the application's.
 fn wait_for(path: &Path, wanted: &[Row]) {
+    wait_until(|| path.exists() && rows(path) == wanted);
+}
+
+fn wait_until(holds: impl Fn() -> bool) {
     let started = Instant::now();
-    while !path.exists() || rows(path) != wanted {
+    while !holds() {
         assert!(started.elapsed() < LIMIT, "it does not follow");
         std::thread::yield_now();
     }
 }
 
-fn signal(running: &Running, name: &str) {
-    let id = running.id().to_string();
-    let status = Command::new("kill").args(["-s", name, &id]).status();
-    assert!(status.expect("kill should run").success());
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).expect("it can be read")
 }
 
 #[test]
@@ -44,12 +49,81 @@ fn it_follows_until_a_signal_comes_and_goes_on_later() {
         replica(live.plain_args(&["-once"])).ended(0);
 
         wait_for(&output, &live.rows());
-        signal(&following, name);
+        send(name, following.id());
 
         following.end(0);
         wait_for(&output, &live.rows());
     }
     assert!(names(output.parent().expect("a folder")).contains(&"read.db-follow".to_owned()));
+}
+
+/// Follows the replica at `url` with what `command` makes, while it grows.
+fn check_store(live: &Live, url: &str, command: impl Fn(&[&str]) -> Command) {
+    let (output, path) = (live.beside("read.db"), live.path());
+    let once = || run(command(&["replicate", "-once", text(&path), url])).ended(0);
+    live.insert(20);
+    once();
+    let args = ["-follow-interval", "10ms", "-o", text(&output), url];
+    let following = Running::of(command(&[&["restore", "-f"], &args[..]].concat()));
+    wait_for(&output, &live.rows());
+    for rows in [1, 3000] {
+        live.insert(rows);
+        once();
+
+        wait_for(&output, &live.rows());
+    }
+    send("TERM", following.id());
+    following.end(0);
+}
+
+#[test]
+fn a_replica_in_a_bucket_is_followed() {
+    let (live, bucket) = (Live::new(), Bucket::empty());
+
+    check_store(&live, &bucket.url("app"), |args| bucket.command(args));
+}
+
+#[test]
+fn a_replica_on_a_server_is_followed() {
+    let (live, root) = (Live::new(), folder());
+    let sftp = Sftp::of(root.path());
+
+    check_store(&live, &sftp.url("/app"), |args| sftp.command(args));
+}
+
+/// A folder that was unmounted for a moment has ended it with status 3.
+#[test]
+fn a_replica_that_is_gone_for_a_while_is_waited_for() {
+    let live = Live::new();
+    replica(live.plain_args(&["-once"])).ended(0);
+    let (output, url) = (live.beside("read.db"), live.url());
+    let (place, elsewhere) = (live.beside("replica"), live.beside("elsewhere"));
+    let args = ["-follow-interval", "10ms", "-o", text(&output), &url];
+    let told = live.beside("told");
+    let mut following = command(["restore", "-f", "-json"].iter().chain(&args));
+    following.stdout(fs::File::create(&told).expect("a file can be made"));
+    let following = Running::of(following);
+    let wait_for_event = |wanted: &str| {
+        let wanted = format!("\"event\":\"{wanted}\"");
+        wait_until(|| read(&told).contains(&wanted));
+    };
+    wait_for_event("following");
+    wait_for(&output, &live.rows());
+
+    fs::rename(&place, &elsewhere).expect("a folder can be renamed");
+    wait_for_event("interrupted");
+    fs::rename(&elsewhere, &place).expect("a folder can be renamed");
+    wait_for_event("resumed");
+    live.insert(3);
+    replica(live.plain_args(&["-once"])).ended(0);
+    wait_for_event("followed");
+    send("TERM", following.id());
+
+    following.end(0);
+    assert_eq!(rows(&output), live.rows());
+    let told = read(&told);
+    assert_eq!(told.matches("interrupted").count(), 1, "{told}");
+    assert!(told.contains("the replica has no files"), "{told}");
 }
 
 #[test]
@@ -60,6 +134,17 @@ fn what_cannot_be_followed_is_told() {
 
     let none = replica(args).ended(3);
     replica(live.plain_args(&["-once"])).ended(0);
+    let followed = live.beside("followed.db");
+    let following = Running::start(["restore", "-f", "-o", text(&followed), &url]);
+    wait_for(&followed, &live.rows());
+    live.insert(1);
+    replica(live.plain_args(&["-once"])).ended(0);
+    // Now it follows, and does not restore any more.
+    wait_for(&followed, &live.rows());
+    send("TERM", following.id());
+    following.end(0);
+    let emptied = format!("file://{}", live.beside("nowhere").display());
+    let typing_error = replica(["restore", "-f", "-o", text(&followed), &emptied]).ended(3);
     sqlite(&output, "CREATE TABLE mine(a)");
     let other = replica(args).ended(1);
     let at = replica([
@@ -73,7 +158,9 @@ fn what_cannot_be_followed_is_told() {
     ])
     .ended(2);
 
-    assert!(none.stderr.contains("no replica at"), "{}", none.stderr);
+    for none in [none, typing_error] {
+        assert!(none.stderr.contains("no replica at"), "{}", none.stderr);
+    }
     assert!(
         other.stderr.contains("was not made by following"),
         "{}",

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::interruption::send;
-use crate::live::{Live, Running, restored};
+use crate::live::{Live, Running, restored, sqlite};
 use crate::replica::{Ran, folder, names, replica, text};
 
 /// A configuration for `live` with these lines above its database.
@@ -139,6 +139,39 @@ fn status_tells_what_a_replica_holds_and_whether_its_database_has_more() {
     assert_eq!(behind["database"]["transactions_behind"], 3);
     assert_eq!(again["database"]["state"], "complete", "{again}");
     assert_eq!(again["restorable"]["newest"]["txid"], "0000000000000003");
+}
+
+/// What the log before had is not known: all was said to be in the replica, or as much to be missing as
+/// the new log has.
+#[test]
+fn status_can_not_tell_all_of_a_log_that_was_begun_anew() {
+    let look_after = |sql: &str| {
+        let live = Live::new();
+        once(&live);
+        live.insert(1);
+        let (path, url) = (live.path(), live.url());
+        sqlite(&path, &format!("PRAGMA wal_checkpoint(RESTART); {sql}"));
+        let ran = status(&["-database", text(&path), &url]).ended(0);
+        ran.json()[0]["database"].clone()
+    };
+
+    // What is rolled back is in the log all the same, and nothing of it is committed.
+    let nothing = look_after(
+        "PRAGMA cache_size=1; BEGIN; \
+         INSERT INTO t(a) SELECT hex(randomblob(9000)) FROM (VALUES(1), (2), (3), (4)); ROLLBACK",
+    );
+    let more = look_after("INSERT INTO t(a) VALUES('a'); INSERT INTO t(a) VALUES('b')");
+
+    assert_eq!(nothing["state"], "unknown", "{nothing}");
+    let told = nothing["message"].as_str().expect("a message");
+    assert!(told.contains("the one before had more"), "{told}");
+    assert_eq!(
+        (&more["state"], &more["transactions_behind"]),
+        (&"behind".into(), &2.into()),
+        "{more}"
+    );
+    let told = more["message"].as_str().expect("a message");
+    assert!(told.starts_with("at least 2 transactions ("), "{told}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn replicated() -> Live {
 fn a_good_replica_is_good_while_the_database_is_in_use() {
     let live = Live::new();
     let mut running = live.replicate(&[]);
-    running.wait_for("started");
+    running.wait_for("synced");
     let writer = live.writer();
 
     let ran = verify(&live, &["-wait", "60s"]).ended(0);
@@ -46,6 +46,7 @@ fn what_the_replica_lacks_is_told() {
     live.insert(3);
 
     let ran = verify(&live, &["-wait", "0s"]).ended(0);
+    let json = verify(&live, &["-json", "-wait", "0s"]).ended(0).json();
 
     assert!(ran.stdout.starts_with("good: "), "{}", ran.stdout);
     assert!(
@@ -53,6 +54,9 @@ fn what_the_replica_lacks_is_told() {
         "{}",
         ran.stderr
     );
+    assert!(json["behind"].as_u64() > Some(0), "{json}");
+    assert!(json["size"].as_u64() > Some(50 * 400), "{json}");
+    assert_eq!(json["source"], live.url());
 }
 
 #[test]
@@ -74,6 +78,8 @@ fn a_bad_replica_is_status_1_and_its_bad_file_is_named() {
         (&json["verdict"], &json["reason"]),
         (&"bad".into(), &"damaged".into())
     );
+    let named = json["files"][0].as_str().expect("a file");
+    assert!(named.contains("0000000000000001"), "{json}");
 }
 
 #[test]
@@ -93,6 +99,32 @@ fn what_cannot_be_told_is_status_4_with_what_to_do() {
         (&json["verdict"], &json["reason"]),
         (&"unknown".into(), &"new_log".into())
     );
+}
+
+#[test]
+fn what_keeps_it_from_being_told_is_status_4_with_what_to_do() {
+    let live = replicated();
+    let (path, url, plain) = (live.path(), live.url(), live.beside("plain.db"));
+    sqlite(&plain, "CREATE TABLE t(a)");
+    let (database, nowhere) = (text(&path), live.beside("nowhere"));
+
+    let not_wal = replica(["verify", text(&plain), &url]).ended(4);
+    let no_folder = replica(["verify", "-scratch", text(&nowhere), database, &url]).ended(4);
+    let too_long = verify(&live, &["-json", "-hold-max", "0s"]).ended(4).json();
+
+    let hint = "hint: replicate it, which puts it into WAL mode";
+    assert!(not_wal.stderr.contains(hint), "{}", not_wal.stderr);
+    assert!(
+        no_folder.stderr.contains("hint: -scratch names another"),
+        "{}",
+        no_folder.stderr
+    );
+    assert!(
+        no_folder.stderr.contains(text(&nowhere)),
+        "{}",
+        no_folder.stderr
+    );
+    assert_eq!(too_long["reason"], "too_long", "{too_long}");
 }
 
 #[test]

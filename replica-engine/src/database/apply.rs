@@ -1,10 +1,9 @@
 //! Pages that are put into a database as one transaction, without SQLite's knowing of tables.
 //!
-//! They are appended to the log as SQLite would do it, under its write lock, and then SQLite is made
-//! to find them, as it does after a crash: it reads the log again where the index that is shared
-//! between its connections says nothing of it. Whoever is reading meanwhile goes on to see what
-//! they saw, for recovery changes nothing of the frames that were there; and whoever dies on the
-//! way leaves frames that end no transaction, or a whole one.
+//! They are appended to the log as a connection that writes would do it: under SQLite's write lock,
+//! first to the log and then to its [index], whose header makes them count. So it is for others as
+//! if one of them had committed: whoever is reading goes on to see what they saw, nobody waits, and
+//! whoever dies on the way leaves frames that end no transaction, or a whole one.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -12,15 +11,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ltx::PageSize;
+use ltx::{PageSize, Pgno};
 use rusqlite::OpenFlags;
 
-use super::{Database, Keeper, end, file};
+use super::{Backfill, Database, Keeper, end, index};
 use crate::ReplicateError;
 use crate::wal::{ByteOrder, Chain, WalHeader};
 
 /// From how many frames on the log is copied to the database file.
-const CHECKPOINT_FRAMES: u32 = 1000;
+pub(crate) const CHECKPOINT_FRAMES: u32 = 1000;
 
 impl Database {
     /// Opens the database at `path` to put pages into it. Nothing is changed by that.
@@ -48,63 +47,85 @@ impl Database {
             let random = RandomState::new().hash_one(&self.wal) as u32;
             let salts = [before.wrapping_add(1), random];
             let header = WalHeader::new(ByteOrder::Little, page_size, 0, salts);
+            // A crash must leave none of its frames behind the header of another log.
             file.write_all_at(&header.encode(), 0)
+                .and_then(|()| file.sync_all())
                 .map_err(|source| self.unreadable(source))?;
             return Ok(Some((file, Chain::new(header))));
         }
         let header = observed
             .header
             .map_err(|fault| self.without_header(fault))?;
-        if let Some(known) = known {
-            let goes_on = header == *known.header() && observed.frames == known.frames();
-            return Ok(goes_on.then_some((file, known)));
-        }
-        let (changes, _) = self.changes(Chain::new(header), observed.frames, u64::MAX)?;
-        Ok(Some((file, *changes.end())))
+        let end = match known {
+            Some(known) if header == *known.header() && observed.frames == known.frames() => known,
+            Some(_) => return Ok(None),
+            None => {
+                let (changes, _) = self.changes(Chain::new(header), observed.frames, u64::MAX)?;
+                *changes.end()
+            }
+        };
+        index::forget_after(&self.worker, end.frames())
+            .map_err(|source| self.failed("write to", source))?;
+        Ok(Some((file, end)))
     }
 
-    /// Makes what was appended up to `last` a part of the database, and lets others write again.
-    /// `false` where SQLite finds another end.
-    pub(crate) fn publish(&self, last: &Chain) -> Result<bool, ReplicateError> {
-        file::forget_index(&self.worker).map_err(|source| self.failed("write to", source))?;
+    /// Notes that `pages` were appended after frame number `after`, which shows them to nobody.
+    pub(crate) fn index(&self, after: u32, pages: &[Pgno]) -> Result<(), ReplicateError> {
+        let added = index::add(&self.worker, after, pages);
+        added.map_err(|source| self.failed("write to", source))
+    }
+
+    /// Makes what was appended up to `last` a part of the database, which has so many `pages` then,
+    /// and lets others write again. Returns how many frames the log has, or `None` where SQLite finds
+    /// another end.
+    pub(crate) fn publish(&self, last: &Chain, pages: u32) -> Result<Option<u32>, ReplicateError> {
+        let shown = index::publish(&self.worker, last, pages);
         self.let_go()?;
+        shown.map_err(|source| self.failed("write to", source))?;
         let found = self.observe()?;
         self.let_go()?;
         // Who has checkpointed it by now may have emptied it too.
         let is_there = found.header.as_ref() == Ok(last.header());
-        Ok(found.frames == 0 || is_there && found.frames == last.frames())
+        let is_it = found.frames == 0 || is_there && found.frames == last.frames();
+        Ok(is_it.then_some(found.frames))
     }
 
-    /// Copies the log to the database file where it has grown, as far as nobody reads it, and gives
-    /// back its disk space where nobody does.
-    pub(crate) fn keep_log_short(&self) -> Result<(), ReplicateError> {
+    /// How many frames the log has.
+    pub(crate) fn log_frames(&self) -> Result<u32, ReplicateError> {
         let observed = self.observe()?;
         self.let_go()?;
-        if observed.frames < CHECKPOINT_FRAMES {
-            return Ok(());
+        Ok(observed.frames)
+    }
+
+    /// Copies the log, which has `frames`, to the database file where it has grown, as far as nobody
+    /// reads it, and gives back its disk space where nobody does. Returns how many frames it has then.
+    pub(crate) fn keep_log_short(&self, frames: u32) -> Result<u32, ReplicateError> {
+        if frames < CHECKPOINT_FRAMES {
+            return Ok(frames);
         }
         let at_once = self.worker.busy_timeout(Duration::ZERO);
-        self.patient_again(at_once, || {
+        let done = self.patient_again(at_once, || {
             self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)", || Ok(()))
-        })?
-        .map(drop)
+        })??;
+        Ok(match done {
+            Backfill::Done { frames, .. } => frames,
+            Backfill::Busy => frames,
+        })
     }
 
-    /// Takes the checkpoint lock too, if nobody else has it.
-    pub(crate) fn locks_checkpoints(&self) -> Result<bool, ReplicateError> {
-        let locked = self.keeper.relock();
-        locked.map_err(|source| self.failed("lock", source))
+    /// Whether the write lock is held by way of this.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.worker.is_autocommit()
     }
 
-    /// Ends the hold, and with it the locks that keep others from writing and checkpointing, and so
-    /// from reading the log again.
+    /// Ends the hold, and with it the locks that keep others from writing and checkpointing.
     pub(crate) fn let_go(&self) -> Result<(), ReplicateError> {
         let failed = |source| self.failed("unlock", source);
         self.keeper.unlock().map_err(failed)?;
         self.keeper.end().map_err(failed)?;
         if !self.worker.is_autocommit() {
-            // Nothing was written by way of it, so this only ends it. To roll it back would look for
-            // what to undo, in an index that says nothing any more.
+            // Nothing was written by way of it, so this only ends it. To roll it back would have
+            // SQLite mend an index that it did not change itself.
             let ended = self.worker.execute_batch("COMMIT");
             ended.or_else(|_| end(&self.worker)).map_err(failed)?;
         }

@@ -9,6 +9,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::slice;
+use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use rusqlite::{Connection, Error, Result, ffi};
 
@@ -99,40 +101,49 @@ fn shm_lock(connection: &Connection, flags: c_int) -> Result<c_int> {
     }
 }
 
-/// Makes SQLite read the log of `connection`'s database again before anybody's next transaction, by
-/// the recovery that it has for an index which a crash has left behind.
+/// A part of the index of a log, in memory that all connections to the database share.
+#[derive(Clone, Copy)]
+pub(super) struct Region<'a> {
+    /// Its first half.
+    pub(super) words: &'a [AtomicU32],
+    /// Its second half.
+    pub(super) slots: &'a [AtomicU16],
+}
+
+/// Shows part number `number` of the index of `connection`'s log to `work`, which must do nothing
+/// with that connection. It is made where it is not there yet.
 ///
-/// Must be called while `connection` has the write lock: recovery takes that too, so nobody is at
-/// it, and nobody changes the index. A reader that is beginning finds the two copies of the index's
-/// header unequal, or neither valid, and waits for that lock. One that is reading never looks at
-/// the header again.
-pub(super) fn forget_index(connection: &Connection) -> Result<()> {
-    /// The size of the header's two copies.
-    const HEADERS: usize = 2 * 4 * HEADER_WORDS;
-    let file = pointer(connection)?;
-    let region = region(file)?;
-    // SAFETY: `file` is as `pointer` promises, and the region as `region` does. It is memory that
-    // other processes write, too, so that no reference to it is made, and what is written lies
-    // within it.
-    unsafe {
-        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
-        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
-        let x_shm_barrier = x_shm_barrier.ok_or_else(misuse)?;
-        let bytes: *mut u8 = region.cast();
-        for index in 0..HEADERS {
-            bytes.add(index).write_volatile(0);
+/// Must be called while `connection` has the write lock: so nobody else changes it meanwhile, but
+/// for what readers and checkpoints note of themselves in the first one.
+pub(super) fn index_region<T>(
+    connection: &Connection,
+    number: u32,
+    work: impl FnOnce(Region<'_>) -> T,
+) -> Result<T> {
+    const WORDS: usize = 4096;
+    const SLOTS: usize = 8192;
+    const EXTEND: c_int = 1;
+    let number = c_int::try_from(number).map_err(|_| misuse())?;
+    let words: *const AtomicU32 = region(pointer(connection)?, number, EXTEND)?.cast();
+    // SAFETY: the region is as `region` promises, aligned to a page of the machine, and is mapped
+    // for as long as the connection is borrowed. Both halves together are all of it. Others write to
+    // it, so that it is only seen as atomic integers, all of whose values are valid.
+    let region = unsafe {
+        let slots: *const AtomicU16 = words.add(WORDS).cast();
+        Region {
+            words: slice::from_raw_parts(words, WORDS),
+            slots: slice::from_raw_parts(slots, SLOTS),
         }
-        x_shm_barrier(file);
-    }
-    Ok(())
+    };
+    Ok(work(region))
 }
 
 /// The two copies of the header of the log's index, in 32-bit words of this machine, as they were at
 /// some moment: they are equal unless somebody was just writing one of them, or has died of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Index([[u32; HEADER_WORDS]; 2]);
+pub(crate) struct IndexHeader([[u32; HEADER_WORDS]; 2]);
 
-impl Index {
+impl IndexHeader {
     /// Whether it is none that has to be mended before anybody can read.
     pub(crate) fn is_whole(&self) -> bool {
         let [header, copy] = self.0;
@@ -158,9 +169,8 @@ impl Index {
 /// The header of the log's index at this very moment.
 ///
 /// It costs no system call. The connection must have read a database in WAL mode.
-pub(super) fn index(connection: &Connection) -> Result<Index> {
-    let region = region(pointer(connection)?)?;
-    let words: *const u32 = region.cast::<u32>().cast_const();
+pub(super) fn index_header(connection: &Connection) -> Result<IndexHeader> {
+    let words: *const u32 = region(pointer(connection)?, 0, 0)?.cast();
     let mut headers = [[0; HEADER_WORDS]; 2];
     for (index, word) in headers.as_flattened_mut().iter_mut().enumerate() {
         // SAFETY: the region is as `region` promises, and begins at the beginning of a page. It is
@@ -168,35 +178,49 @@ pub(super) fn index(connection: &Connection) -> Result<Index> {
         // read lies within it.
         *word = unsafe { words.add(index).read_volatile() };
     }
-    Ok(Index(headers))
+    Ok(IndexHeader(headers))
 }
 
 /// How many bytes the committed frames of the log have, without its header, at this very moment.
 pub(super) fn log_len(connection: &Connection) -> Result<u64> {
-    index(connection).map(|index| index.log_len())
+    index_header(connection).map(|header| header.log_len())
 }
 
-/// The first region of the log's index, which has [`REGION`] bytes. SQLite keeps it mapped for as
-/// long as the connection of `file` has its log open: from when it has read a database in WAL mode
-/// until it is closed, and no longer than it is borrowed therefore.
-fn region(file: *mut ffi::sqlite3_file) -> Result<*mut c_void> {
+/// Part number `number` of the log's index, of [`REGION`] bytes, which is made where it is not there
+/// yet if `extend` is 1. SQLite keeps it mapped for as long as the connection of `file` has its log
+/// open: from when it has read a database in WAL mode until it is closed, and no longer than it is
+/// borrowed therefore.
+fn region(file: *mut ffi::sqlite3_file, number: c_int, extend: c_int) -> Result<*const c_void> {
     let mut region: *mut c_void = ptr::null_mut();
     // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods, and methods
-    // before version 2 have no index. `xShmMap` stores the address of the region, or a null
-    // pointer, or it fails.
+    // before version 2 have no index. `xShmMap` stores the address of a region of as many bytes as
+    // it is asked for, or a null pointer, or it fails.
     let code = unsafe {
         let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
         let methods = methods.filter(|methods| methods.iVersion >= 2);
         let x_shm_map = methods.and_then(|methods| methods.xShmMap);
         let x_shm_map = x_shm_map.ok_or_else(misuse)?;
         let region_of: *mut *mut c_void = &mut region;
-        x_shm_map(file, 0, REGION, 0, region_of.cast())
+        x_shm_map(file, number, REGION, extend, region_of.cast())
     };
     match code {
         ffi::SQLITE_OK if region.is_null() => Err(misuse()),
-        ffi::SQLITE_OK => Ok(region),
+        ffi::SQLITE_OK => Ok(region.cast_const()),
         code => Err(Error::SqliteFailure(ffi::Error::new(code), None)),
     }
+}
+
+/// Sees to it that whatever was written to the index before is seen before whatever is written to
+/// it afterwards.
+pub(super) fn index_barrier(connection: &Connection) -> Result<()> {
+    let file = pointer(connection)?;
+    // SAFETY: `file` is as `pointer` promises. A file that is not open has no methods.
+    unsafe {
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let x_shm_barrier = methods.and_then(|methods| methods.xShmBarrier);
+        x_shm_barrier.ok_or_else(misuse)?(file);
+    }
+    Ok(())
 }
 
 /// The open file of `connection`'s main database. SQLite owns it for as long as the connection is

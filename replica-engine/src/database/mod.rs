@@ -4,6 +4,7 @@ mod apply;
 mod brake;
 mod file;
 mod frames;
+mod index;
 mod keeper;
 
 use std::cell::Cell;
@@ -21,8 +22,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::ReplicateError;
 use crate::wal::{Break, Chain, Changes, HEADER_SIZE, HeaderFault, Taken, WalHeader};
 
+pub(crate) use apply::CHECKPOINT_FRAMES;
 use brake::Brake;
-pub(crate) use file::Index;
+pub(crate) use file::IndexHeader;
 pub(crate) use frames::{Copies, Frames};
 use keeper::{Keeper, begin, end};
 
@@ -326,8 +328,8 @@ impl Database {
     }
 
     /// What the log's index is at this moment, which costs next to nothing.
-    pub(crate) fn index(&self) -> Option<Index> {
-        file::index(&self.keeper.connection).ok()
+    pub(crate) fn index_header(&self) -> Option<IndexHeader> {
+        file::index_header(&self.keeper.connection).ok()
     }
 
     /// Lets go of the checkpoint lock, if the log's index has to be mended, and mends it.

@@ -6,7 +6,9 @@ use std::os::unix::fs::FileExt;
 
 use ltx::{Checksum, Header, PageSize, Pgno, Trailer};
 
+use super::{FollowError, Locked};
 use crate::apply::Assembly;
+use crate::replicate::lock;
 use crate::verify::Visit;
 use crate::wal::{Chain, Frame};
 use crate::{Damage, Fault};
@@ -14,13 +16,9 @@ use crate::{Damage, Fault};
 /// How many bytes are written at a time, about.
 const BUFFER: usize = 1024 * 1024;
 
-/// What is appended to a log. Nothing of it counts before [`commit`](Append::commit).
+/// What is appended to a log. Nothing of it counts before [`commit`](Ready::commit).
 pub(super) struct Append {
-    log: File,
-    end: Chain,
-    buffer: Vec<u8>,
-    /// Where the buffer goes.
-    offset: u64,
+    tail: Tail,
     /// The page that came last. It ends the transaction, unless another one follows.
     last: Option<(Pgno, Vec<u8>)>,
     first_page: Option<Checksum>,
@@ -28,17 +26,27 @@ pub(super) struct Append {
     page_size: PageSize,
     /// How many pages the database has in the end.
     commit: u32,
-    pub(super) failure: Option<io::Error>,
+    pub(super) failure: Option<FollowError>,
 }
 
 impl Append {
-    /// Begins at `end` of the log, with what `assembly` applies, which leaves `commit` pages.
-    pub(super) fn new((log, end): (File, Chain), assembly: Assembly, commit: u32) -> Append {
+    /// Begins at `end` of the log of the database that is `locked`, with what `assembly` applies,
+    /// which leaves `commit` pages.
+    pub(super) fn new(
+        locked: Locked,
+        (log, end): (File, Chain),
+        assembly: Assembly,
+        commit: u32,
+    ) -> Append {
         Append {
-            log,
-            end,
-            buffer: Vec::new(),
-            offset: end.offset(),
+            tail: Tail {
+                locked,
+                log,
+                written: end,
+                end,
+                buffer: Vec::new(),
+                pages: Vec::new(),
+            },
             last: None,
             first_page: None,
             assembly,
@@ -53,34 +61,28 @@ impl Append {
     pub(super) fn finish(self) -> Result<(Ready, Option<Checksum>), Damage> {
         let (_, end) = self.assembly.finish()?;
         let ready = Ready {
-            log: self.log,
-            end: self.end,
-            buffer: self.buffer,
-            offset: self.offset,
+            tail: self.tail,
             last: self.last,
             commit: end.commit,
         };
         Ok((ready, self.first_page))
     }
 
-    fn append(&mut self, pgno: Pgno, page: &[u8]) -> io::Result<()> {
+    fn append(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), FollowError> {
         if self.failure.is_some() {
             return Ok(());
         }
-        if let Some((before, content)) = self.last.take() {
-            self.end = frame(&mut self.buffer, self.end, (before, 0), &content);
-            self.last = Some((pgno, content));
+        if let Some((before, content)) = &self.last {
+            self.tail.frame((*before, 0), content);
         }
         let (last, content) = self.last.get_or_insert_with(|| (pgno, Vec::new()));
         *last = pgno;
         content.clear();
         content.extend_from_slice(page);
-        if self.buffer.len() >= BUFFER {
-            self.log.write_all_at(&self.buffer, self.offset)?;
-            self.offset += self.buffer.len() as u64;
-            self.buffer.clear();
+        match self.tail.buffer.len() {
+            0..BUFFER => Ok(()),
+            _ => self.tail.write(),
         }
-        Ok(())
     }
 }
 
@@ -113,10 +115,7 @@ impl Visit for Append {
 
 /// A transaction that lacks nothing but its end.
 pub(super) struct Ready {
-    log: File,
-    end: Chain,
-    buffer: Vec<u8>,
-    offset: u64,
+    tail: Tail,
     last: Option<(Pgno, Vec<u8>)>,
     commit: u32,
 }
@@ -128,23 +127,55 @@ impl Ready {
     }
 
     /// Writes the end, and sees to it that all of it is on the disk. Returns the end of the log, or
-    /// `None` where there is nothing to commit.
-    pub(super) fn commit(mut self) -> io::Result<Option<Chain>> {
+    /// `None` where there is nothing to commit; and what keeps the database locked.
+    pub(super) fn commit(self) -> Result<(Locked, Option<Chain>), FollowError> {
+        let mut tail = self.tail;
         let Some((pgno, page)) = self.last else {
-            return Ok(None);
+            return Ok((tail.locked, None));
         };
-        let end = frame(&mut self.buffer, self.end, (pgno, self.commit), &page);
-        self.log.write_all_at(&self.buffer, self.offset)?;
-        self.log.sync_all()?;
-        Ok(Some(end))
+        tail.frame((pgno, self.commit), &page);
+        tail.write()?;
+        let synced = tail.log.sync_all();
+        synced.map_err(|source| tail.failed(source))?;
+        Ok((tail.locked, Some(tail.end)))
     }
 }
 
-/// Adds a frame to `buffer`, and returns the end of the log after it.
-fn frame(buffer: &mut Vec<u8>, mut end: Chain, (pgno, commit): (Pgno, u32), page: &[u8]) -> Chain {
-    let bytes = end.encode(Frame { pgno, commit }, page);
-    end.link(&bytes)
-        .expect("a frame goes on from the end for which it was made");
-    buffer.extend(bytes);
-    end
+/// The end of a log that nobody else writes to.
+struct Tail {
+    locked: Locked,
+    log: File,
+    /// Up to where it is written.
+    written: Chain,
+    /// The end after what is in the buffer.
+    end: Chain,
+    buffer: Vec<u8>,
+    /// The pages of the frames in the buffer.
+    pages: Vec<Pgno>,
+}
+
+impl Tail {
+    /// Adds a frame to the buffer.
+    fn frame(&mut self, (pgno, commit): (Pgno, u32), page: &[u8]) {
+        let bytes = self.end.encode(Frame { pgno, commit }, page);
+        let linked = self.end.link(&bytes);
+        linked.expect("a frame goes on from the end for which it was made");
+        self.buffer.extend(bytes);
+        self.pages.push(pgno);
+    }
+
+    fn write(&mut self) -> Result<(), FollowError> {
+        let written = self.log.write_all_at(&self.buffer, self.written.offset());
+        written.map_err(|source| self.failed(source))?;
+        lock(&self.locked.database).index(self.written.frames(), &self.pages)?;
+        self.buffer.clear();
+        self.pages.clear();
+        self.written = self.end;
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> FollowError {
+        let path = self.locked.path.clone();
+        FollowError::Write { path, source }
+    }
 }

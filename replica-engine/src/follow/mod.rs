@@ -1,12 +1,12 @@
 //! Keeps a restored database up to date with its replica, for whoever reads it.
 //!
 //! Each step is one transaction of SQLite's own kind: the pages of the new files are appended to the
-//! database's log, under SQLite's write lock, and the last frame ends the transaction. So readers,
-//! in any process, see the state before or after it and need not open the database again. While one
-//! of them reads the log anew others find the database locked, and wait as long as they may. Whoever
-//! dies on the way leaves one of the two states; and page for page it is what a restore gives. SQLite
-//! has no interface to write pages: the backup interface writes all of them, and changes the first;
-//! `sqlite_dbpage` is not in the bundled build, and changes it too.
+//! database's log, under SQLite's write lock, the last frame ends the transaction, and the log's
+//! index shows it to everybody at once. So readers, in any process, see the state before or after
+//! it, wait for nothing and need not open the database again. Whoever dies on the way leaves one of
+//! the two states; and page for page it is what a restore gives. SQLite has no interface to write
+//! pages: the backup interface writes all of them, and changes the first; `sqlite_dbpage` is not in
+//! the bundled build, and changes it too.
 //!
 //! Where the replica no longer has the files that go on from here, all of the latest state is put in
 //! as one transaction in the very same way.
@@ -17,18 +17,24 @@
 mod append;
 mod position;
 
+use std::cmp::Reverse;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use ltx::{Checksum, Pgno};
-use replica_core::{FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid};
+use replica_core::{
+    FileId, FileInfo, Level, ReplicaClient, ReplicaClientExt, Timestamp, Timestamps, Txid,
+};
+use tokio::time::{Instant, sleep};
 
 use crate::apply::Assembly;
 use crate::damage::ReadFailure;
-use crate::database::Database;
+use crate::database::{CHECKPOINT_FRAMES, Database};
 use crate::drill::LiveState;
-use crate::listing::{list, read_header};
+use crate::listing::{list, read_header, wait_for_listings};
 use crate::plan::following;
 use crate::replicate::lock;
 use crate::restore::run_blocking;
@@ -43,6 +49,18 @@ use position::Position;
 
 /// How often other files are chosen in one step because one of them was damaged or gone.
 const REPLANS_MAX: usize = 32;
+
+/// How often it is looked whether a step that was dropped has let go of the write lock.
+const DROPPED_LOOKS: usize = 2_000;
+/// The pause between two looks.
+const DROPPED_PAUSE: Duration = Duration::from_millis(1);
+
+/// From how many frames on a step waits for readers of the log, so that it can be begun anew.
+const LONG_LOG: u32 = 16_000;
+/// How long it waits for them.
+const READERS_MAX: Duration = Duration::from_secs(2);
+/// The pause before it looks for them again.
+const READERS_PAUSE: Duration = Duration::from_millis(5);
 
 /// What to follow, and where to.
 #[derive(Clone, Debug)]
@@ -104,12 +122,26 @@ pub enum FollowError {
         /// The database.
         path: PathBuf,
     },
-    /// The replica ends before the transaction at which the database is already.
+    /// The replica ends before the transaction at which the database is already, and has something
+    /// newer than that, or may have.
     #[error(
         "the replica ends with transaction {last}, and the database is at {txid}: the replica's \
-         history was replaced; remove the database, and what is beside it, to begin anew"
+         history was replaced, unless it only lags behind; remove the database, and what is beside \
+         it, to begin anew"
     )]
     WentBack {
+        /// Where the database is.
+        txid: Txid,
+        /// The replica's last transaction.
+        last: Txid,
+    },
+    /// The replica ends before the transaction at which the database is already, with what is older
+    /// than that: it is a copy that lags behind, or its last files were lost.
+    #[error(
+        "the replica ends with transaction {last}, which is older than {txid}, where the database \
+         is: it may lag behind"
+    )]
+    Lags {
         /// Where the database is.
         txid: Txid,
         /// The replica's last transaction.
@@ -149,10 +181,13 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// Whether a later step may do, with nobody doing anything about it.
+    /// Whether a later step may do, with nobody doing anything about it: what is away may come back,
+    /// an empty place where a replica was among it, such as a folder that is not mounted.
     pub fn may_pass(&self) -> bool {
         let store = match self {
-            FollowError::Busy { .. } => return true,
+            FollowError::Busy { .. }
+            | FollowError::Lags { .. }
+            | FollowError::Restore(RestoreError::Plan(PlanError::Empty)) => return true,
             FollowError::Store(error) | FollowError::Restore(RestoreError::Store(error)) => error,
             _ => return false,
         };
@@ -162,16 +197,22 @@ impl FollowError {
 
 /// A database that is kept up to date with a replica, step by step.
 ///
-/// Others may read it, in any way that SQLite has, with a `busy_timeout`, and must not write to it. It is the only one that
+/// Others may read it, in any way that SQLite has, and must not write to it. It is the only one that
 /// writes; what others have written is noticed where it is still in the log.
+///
+/// The log is copied to the database file as it grows, and begun anew as soon as nobody reads it any
+/// more. A step waits up to two seconds for that where the log is long (16,000 pages), so that only
+/// readers in transactions that take longer let it grow further.
 pub struct Follower {
     client: Arc<dyn ReplicaClient>,
     options: FollowOptions,
     database: Arc<Mutex<Database>>,
     position: Position,
+    /// When the state was copied that the database has, if it was put there by this follower.
+    created_at: Option<Timestamp>,
     first_page: Checksum,
     pages: u32,
-    /// The end of the log, once it is known.
+    /// The end of the log, where it is known.
     end: Option<Chain>,
 }
 
@@ -192,6 +233,7 @@ impl Follower {
         let path = options.output.clone();
         let kept = run_blocking(move || (Position::read(&path), path.exists())).await?;
         let kept = (kept.0.map_err(|source| options.position(source))?, kept.1);
+        let mut created_at = None;
         let position = match kept {
             (None, true) => {
                 let path = options.output;
@@ -204,11 +246,14 @@ impl Follower {
                 let mut wanted = RestoreOptions::new(&options.output);
                 (wanted.mode, wanted.fetch_ahead) = (options.mode, options.fetch_ahead);
                 match restore(Arc::clone(&client), &wanted, progress).await {
-                    Ok(restored) => Position {
-                        from: Some(restored.txid),
-                        until: Some(restored.txid),
-                        first_pages: [None; 2],
-                    },
+                    Ok(restored) => {
+                        created_at = Some(restored.created_at);
+                        Position {
+                            from: Some(restored.txid),
+                            until: Some(restored.txid),
+                            first_pages: [None; 2],
+                        }
+                    }
                     Err(error) => {
                         if kept.is_none() {
                             let path = Position::path(&options.output);
@@ -244,6 +289,7 @@ impl Follower {
             options,
             database: Arc::new(Mutex::new(database)),
             position,
+            created_at,
             first_page,
             pages,
             end: None,
@@ -329,16 +375,18 @@ impl Follower {
                 return Ok(Some((chain, false)));
             }
         }
+        // What is missing for that reason alone must not lead to all of the database.
+        wait_for_listings(&*self.client).await;
         let mut files = list(&*self.client, Timestamps::Fast).await?;
-        let newest = files.iter().map(|file| file.id.txids.max()).max();
-        let Some(newest) = newest else {
+        let last = files
+            .iter()
+            .max_by_key(|file| (file.id.txids.max(), Reverse(file.id.level)));
+        let Some(last) = last else {
             return Err(RestoreError::Plan(PlanError::Empty).into());
         };
+        let newest = last.id.txids.max();
         if newest < until {
-            return Err(FollowError::WentBack {
-                txid: until,
-                last: newest,
-            });
+            return Err(self.went_back(until, last.id).await?);
         }
         if newest == from {
             return Ok(None);
@@ -357,6 +405,23 @@ impl Follower {
         Ok(Some((plan.needed().to_vec(), true)))
     }
 
+    /// What it is that the replica ends with `last`, before `txid`.
+    async fn went_back(&self, txid: Txid, last: FileId) -> Result<FollowError, FollowError> {
+        let header = match read_header(&*self.client, last).await {
+            Ok(header) => Some(header),
+            Err(ReadFailure::Damaged(_)) => None,
+            Err(ReadFailure::Store(error)) => return Err(error.into()),
+        };
+        let header = header.filter(|_| last.level != Level::SNAPSHOT);
+        let times = header.map(|header| header.timestamp()).zip(self.created_at);
+        let is_older = times.is_some_and(|(time, ours)| time <= ours);
+        let last = last.txids.max();
+        Ok(match is_older {
+            true => FollowError::Lags { txid, last },
+            false => FollowError::WentBack { txid, last },
+        })
+    }
+
     /// Puts the pages of `files` into the database, or finds one of them damaged.
     async fn apply(
         &mut self,
@@ -372,13 +437,19 @@ impl Follower {
             Err(ReadFailure::Store(error)) => return Err(error.into()),
         };
         // Whoever has read since the last step reads the database file alone, if they began after
-        // all was copied to it, and so are not in the way.
-        self.keep_log_short().await?;
+        // all was copied to it, and so are not in the way. The others end one by one.
+        let waits_until = Instant::now() + READERS_MAX;
+        while !self.is_short()
+            && self.keep_log_short().await? >= LONG_LOG
+            && Instant::now() < waits_until
+        {
+            sleep(READERS_PAUSE).await;
+        }
         let (database, path) = (Arc::clone(&self.database), self.options.output.clone());
         let known = self.end;
         let locked = run_blocking(move || {
             let locked = Locked::take(database, &path)?;
-            let log = lock(&locked.0).open_log(known, header.page_size())?;
+            let log = lock(&locked.database).open_log(known, header.page_size())?;
             let log = log.ok_or(FollowError::Changed { path })?;
             Ok::<_, FollowError>((locked, log))
         });
@@ -386,7 +457,7 @@ impl Follower {
 
         let had = if anew { 0 } else { self.pages };
         let assembly = Assembly::new(files, None, header.commit()).onto(had);
-        let mut append = Append::new(log, assembly, header.commit());
+        let mut append = Append::new(locked, log, assembly, header.commit());
         for file in files {
             let shown = show(
                 Arc::clone(&self.client),
@@ -399,9 +470,8 @@ impl Follower {
                 Err(ReadFailure::Damaged(damage)) => return Ok(Err(damage)),
                 Err(ReadFailure::Store(error)) => return Err(error.into()),
             };
-            if let Some(source) = append.failure {
-                let path = self.options.output.clone();
-                return Err(FollowError::Write { path, source });
+            if let Some(failure) = append.failure {
+                return Err(failure);
             }
         }
         let (ready, first_page) = match append.finish() {
@@ -422,16 +492,27 @@ impl Follower {
         let (position, path) = (self.position, self.options.output.clone());
         // Whoever drops this does not know how far it comes.
         self.end = None;
-        self.end = run_blocking(move || commit(locked, ready, position, &path)).await??;
+        self.end = run_blocking(move || commit(ready, position, &path)).await??;
         self.position = Position::at(txid, first_page);
         (self.first_page, self.pages) = (first_page, pages);
+        self.created_at = Some(header.timestamp());
         Ok(Ok((txid, header.timestamp())))
     }
 
-    async fn keep_log_short(&self) -> Result<(), FollowError> {
+    /// Returns how many frames the log still has.
+    async fn keep_log_short(&self) -> Result<u32, FollowError> {
         let database = Arc::clone(&self.database);
-        let kept = run_blocking(move || lock(&database).keep_log_short());
+        let kept = run_blocking(move || {
+            let database = lock(&database);
+            database.keep_log_short(database.log_frames()?)
+        });
         Ok(kept.await??)
+    }
+
+    /// Whether the log needs no look before something is appended.
+    fn is_short(&self) -> bool {
+        let frames = self.end.map(|end| end.frames());
+        frames.is_some_and(|frames| frames < CHECKPOINT_FRAMES)
     }
 
     /// Notes that the database is at its last step for certain, so that whoever goes on with it
@@ -487,56 +568,66 @@ fn look(path: &Path) -> Result<(Database, u32, Checksum), ReplicateError> {
     Ok((database, state.pages(), Checksum::of_page(first, &page)))
 }
 
-/// Ends the transaction that is `ready`, and shows it to everybody.
-fn commit(
-    locked: Locked,
-    ready: Ready,
-    position: Position,
-    path: &Path,
-) -> Result<Option<Chain>, FollowError> {
-    // Whoever drops the step, and makes the next one or ends, waits for this.
-    let database = Arc::clone(&locked.0);
-    let database = lock(&database);
+/// Ends the transaction that is `ready`, and shows it to everybody. Returns the end of the log, unless
+/// that was emptied.
+fn commit(ready: Ready, position: Position, path: &Path) -> Result<Option<Chain>, FollowError> {
     position
         .write(path)
         .map_err(|source| FollowError::Position {
             path: Position::path(path),
             source,
         })?;
-    let failed = |source| FollowError::Write {
-        path: path.to_owned(),
-        source,
-    };
-    let Some(end) = ready.commit().map_err(failed)? else {
+    let pages = ready.pages();
+    let (mut locked, end) = ready.commit()?;
+    let Some(end) = end else {
         return Ok(None);
     };
-    if !database.publish(&end)? {
+    // What lets go of it must not do so once more, when the next step may have it.
+    locked.is_held = false;
+    let database = lock(&locked.database);
+    let Some(frames) = database.publish(&end, pages)? else {
         let path = path.to_owned();
         return Err(FollowError::Changed { path });
-    }
-    database.keep_log_short()?;
-    Ok(Some(end))
+    };
+    let left = database.keep_log_short(frames)?;
+    Ok((left > 0).then_some(end))
 }
 
-/// A database that nobody else writes to for as long as this lives.
-struct Locked(Arc<Mutex<Database>>);
+/// A database that nobody else writes to for as long as this lives. Whoever appends has it, so that
+/// a step which was dropped keeps the next one waiting until it writes no more.
+struct Locked {
+    database: Arc<Mutex<Database>>,
+    path: PathBuf,
+    is_held: bool,
+}
 
 impl Locked {
     fn take(database: Arc<Mutex<Database>>, path: &Path) -> Result<Locked, FollowError> {
-        let busy = || FollowError::Busy {
-            path: path.to_owned(),
-        };
-        let taken = lock(&database).lock_writers()?;
-        let locked = taken.then(|| Locked(database)).ok_or_else(busy)?;
-        // Who checkpoints keeps others from reading the log again, which all must.
-        let has_lock = lock(&locked.0).locks_checkpoints()?;
-        has_lock.then_some(locked).ok_or_else(busy)
+        let path = path.to_owned();
+        for _ in 0..DROPPED_LOOKS {
+            if !lock(&database).is_written() {
+                break;
+            }
+            thread::sleep(DROPPED_PAUSE);
+        }
+        // Which is refused where it has not let go yet.
+        let is_held = lock(&database).lock_writers()?;
+        match is_held {
+            true => Ok(Locked {
+                database,
+                path,
+                is_held,
+            }),
+            false => Err(FollowError::Busy { path }),
+        }
     }
 }
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // Where it can't be ended, the next step finds it locked, and says so.
-        let _ = lock(&self.0).let_go();
+        if self.is_held {
+            // Where it can't be ended, the next step finds it locked, and says so.
+            let _ = lock(&self.database).let_go();
+        }
     }
 }

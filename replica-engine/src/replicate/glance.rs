@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::pending::lock;
-use crate::database::{Database, Index};
+use crate::database::{Database, IndexHeader};
 
 /// How often. SQLite lets a reader wait for an index to be mended for ten seconds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ struct Watched {
     /// Who wants to know that something was committed.
     committed: Option<Arc<Notify>>,
     /// The index at the last glance.
-    last: Option<Index>,
+    last: Option<IndexHeader>,
 }
 
 /// Has the index of this database looked at for as long as it is open; `false` where nobody does.
@@ -83,7 +83,10 @@ impl Watched {
             return false;
         };
         // Whoever is at it looks for itself.
-        let index = database.try_lock().ok().and_then(|open| open.index());
+        let index = database
+            .try_lock()
+            .ok()
+            .and_then(|open| open.index_header());
         let Some(index) = index else {
             return true;
         };

@@ -61,6 +61,48 @@ impl Followed {
     }
 }
 
+/// An application's database, its replica, and a database that follows that.
+struct Line {
+    live: Live,
+    replica: MockClient,
+    replicator: Replicator,
+    followed: Followed,
+    follower: Follower,
+}
+
+impl Line {
+    /// With pages of so many bytes, and with nothing to be done.
+    async fn new(page_size: u32) -> Line {
+        let (mut live, replica) = (Live::new(page_size), MockClient::new());
+        let mut replicator = live.started(&replica).await;
+        live.sync(&mut replicator).await;
+        let followed = Followed::new();
+        let follower = followed.opened(&replica).await;
+        Line {
+            live,
+            replica,
+            replicator,
+            followed,
+            follower,
+        }
+    }
+
+    /// Commits `sql`, and has it in the replica: the number of that transaction.
+    async fn commit(&mut self, sql: &str) -> u64 {
+        self.live.run(sql);
+        self.live.sync(&mut self.replicator).await.txid.get()
+    }
+
+    async fn step(&mut self) -> Option<(u64, bool)> {
+        step(&mut self.follower).await
+    }
+
+    /// Looks whether the followed database is what a restore gives.
+    async fn assert_followed(&self) {
+        assert!(self.followed.state() == latest(&self.replica).await);
+    }
+}
+
 async fn step(follower: &mut Follower) -> Option<(u64, bool)> {
     let step = follower.step().await;
     let step = step.unwrap_or_else(|error| panic!("{error}"));
@@ -77,16 +119,22 @@ fn count(reader: &Connection) -> u32 {
     count.expect("the table can be read")
 }
 
+/// All that is in the table, as SQLite finds it.
+fn content(reader: &Connection) -> Vec<(i64, Option<String>, Option<Vec<u8>>)> {
+    let statement = reader.prepare("SELECT id, a, b FROM t ORDER BY id");
+    let mut statement = statement.expect("there is a table");
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    let rows = rows.expect("the table can be read");
+    rows.map(|row| row.expect("the table can be read"))
+        .collect()
+}
+
 #[tokio::test]
 async fn each_step_gives_what_a_restore_gives_and_readers_see_it() {
     for page_size in [512, 4096, 65_536] {
-        let (mut live, replica) = (Live::new(page_size), MockClient::new());
-        let mut replicator = live.started(&replica).await;
-        live.sync(&mut replicator).await;
-        let followed = Followed::new();
-        let mut follower = followed.opened(&replica).await;
-        let reader = connect(&followed.path());
-        assert_eq!((step(&mut follower).await, count(&reader)), (None, 0));
+        let mut line = Line::new(page_size).await;
+        let reader = connect(&line.followed.path());
+        assert_eq!((line.step().await, count(&reader)), (None, 0));
         for sql in [
             "INSERT INTO t(b) VALUES(randomblob(9000))",
             "INSERT INTO t(b) SELECT randomblob(3000) FROM t, t AS u, (VALUES(1), (2))",
@@ -94,14 +142,18 @@ async fn each_step_gives_what_a_restore_gives_and_readers_see_it() {
             "DELETE FROM t WHERE id > 1; VACUUM",
             "INSERT INTO t(a) VALUES('the last one')",
         ] {
-            live.run(sql);
-            let txid = live.sync(&mut replicator).await.txid;
+            let txid = line.commit(sql).await;
 
-            assert_eq!(step(&mut follower).await, Some((txid.get(), false)));
+            assert_eq!(line.step().await, Some((txid, false)));
 
-            assert!(followed.state() == latest(&replica).await, "{sql}");
-            let application = count(live.application());
-            assert_eq!(count(&reader), application, "{sql}");
+            assert!(
+                line.followed.state() == latest(&line.replica).await,
+                "{sql}"
+            );
+            assert!(
+                content(&reader) == content(line.live.application()),
+                "{sql}"
+            );
             let check: String = reader
                 .query_row("PRAGMA integrity_check", (), |row| row.get(0))
                 .expect("it can be checked");
@@ -182,93 +234,179 @@ async fn it_goes_on_after_it_was_ended_and_a_reader_has_checkpointed() {
 /// some when it ends its first step.
 #[tokio::test]
 async fn it_goes_on_with_a_long_log() {
-    let (mut live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
-    let reader = connect(&followed.path());
+    let mut line = Line::new(512).await;
+    let reader = connect(&line.followed.path());
     run(&reader, "BEGIN; SELECT count(*) FROM t");
     for len in [12_000_000, 1] {
-        live.run(&format!("INSERT INTO t(b) VALUES(randomblob({len}))"));
-        live.sync(&mut replicator).await;
-        step(&mut follower).await.expect("there is something new");
+        let sql = format!("INSERT INTO t(b) VALUES(randomblob({len}))");
+        line.commit(&sql).await;
+        line.step().await.expect("there is something new");
     }
-    drop(follower);
-    live.run("INSERT INTO t(a) VALUES('the last one')");
-    live.sync(&mut replicator).await;
+    line.follower = line.followed.opened(&line.replica).await;
+    line.commit("INSERT INTO t(a) VALUES('the last one')").await;
 
-    let mut follower = followed.opened(&replica).await;
-    let stepped = step(&mut follower).await;
+    let stepped = line.step().await;
     let seen = count(&reader);
-    drop(reader);
+    run(&reader, "COMMIT");
 
     assert_eq!((stepped, seen), (Some((5, false)), 0));
-    assert!(followed.state() == latest(&replica).await);
+    assert!(content(&reader) == content(line.live.application()));
+    line.assert_followed().await;
 }
 
 /// Whoever was reading when a step came to its end kept the log from being emptied, each time anew.
 #[tokio::test]
 async fn the_log_stays_short_though_somebody_reads_at_each_step() {
-    let (mut live, replica) = (Live::new(512), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
-    let reader = connect(&followed.path());
+    let mut line = Line::new(512).await;
+    let reader = connect(&line.followed.path());
     let mut largest = 0;
     for _ in 0..12 {
-        live.run("INSERT INTO t(b) VALUES(randomblob(400000))");
-        live.sync(&mut replicator).await;
+        line.commit("INSERT INTO t(b) VALUES(randomblob(400000))")
+            .await;
         run(&reader, "BEGIN; SELECT count(*) FROM t");
-        step(&mut follower).await.expect("there is something new");
+        line.step().await.expect("there is something new");
         run(&reader, "COMMIT");
-        assert_eq!(step(&mut follower).await, None);
-        let wal = followed.0.path().join("read.db-wal");
+        assert_eq!(line.step().await, None);
+        let wal = line.followed.0.path().join("read.db-wal");
         largest = largest.max(std::fs::metadata(wal).expect("there is a log").len());
     }
 
     assert!(largest < 2_000_000, "{largest}");
-    assert!(followed.state() == latest(&replica).await);
+    line.assert_followed().await;
+}
+
+/// Two that read in turn, so that one of them is always in a transaction, kept the log from ever being
+/// begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_bounded_though_somebody_always_reads() {
+    let mut line = Line::new(512).await;
+    let read = "BEGIN; SELECT count(*) FROM t";
+    let (path, end) = (line.followed.path(), Arc::new(AtomicBool::new(false)));
+    let ended = Arc::clone(&end);
+    let readers = std::thread::spawn(move || {
+        let mut readers = [connect(&path), connect(&path)];
+        run(&readers[0], read);
+        while !ended.load(Ordering::Relaxed) {
+            readers.swap(0, 1);
+            run(&readers[0], read);
+            run(&readers[1], "COMMIT");
+        }
+    });
+    let mut largest = 0;
+    for _ in 0..9 {
+        line.commit("INSERT INTO t(b) VALUES(randomblob(2000000)); DELETE FROM t WHERE id < 3")
+            .await;
+        line.step().await.expect("there is something new");
+        let wal = line.followed.0.path().join("read.db-wal");
+        largest = largest.max(std::fs::metadata(wal).expect("there is a log").len());
+    }
+    end.store(true, Ordering::Relaxed);
+    readers.join().expect("readers meet no error");
+
+    // Of 19 MB in all.
+    assert!(largest < 14_000_000, "{largest}");
+    line.assert_followed().await;
+}
+
+/// Each of them read the log anew after a step, and told the others that it was locked meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_wait_for_nobody_are_never_told_that_it_is_locked() {
+    let mut line = Line::new(512).await;
+    let (path, end) = (line.followed.path(), Arc::new(AtomicBool::new(false)));
+    let readers = [(); 3].map(|()| {
+        let (path, ended) = (path.clone(), Arc::clone(&end));
+        std::thread::spawn(move || {
+            let reader = connect(&path);
+            reader.busy_timeout(Duration::ZERO).expect("a setting");
+            let (mut reads, mut before) = (0_u32, 0);
+            while !ended.load(Ordering::Relaxed) {
+                let now = count(&reader);
+                assert!(now >= before, "{now} rows after {before}");
+                (reads, before) = (reads + 1, now);
+            }
+            reads
+        })
+    });
+    for _ in 0..40 {
+        line.commit("INSERT INTO t(b) VALUES(randomblob(40000))")
+            .await;
+
+        line.step().await.expect("there is something new");
+    }
+    end.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let reads = reader.join().expect("it was never told that it is locked");
+        assert!(reads > 0);
+    }
+}
+
+/// What of it went on to be written could come into the way of the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_is_dropped_anywhere_leaves_the_next_one_to_be_made() {
+    let mut line = Line::new(512).await;
+    let reader = connect(&line.followed.path());
+    for turns in [0, 1, 2, 3, 5, 8, 13, 21, 50, 200, 1000, 5000] {
+        line.commit("INSERT INTO t(b) VALUES(randomblob(900000)); DELETE FROM t WHERE id < 3")
+            .await;
+        let others = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = line.follower.step() => {}
+            () = others => {}
+        }
+
+        line.step().await;
+
+        assert!(
+            content(&reader) == content(line.live.application()),
+            "{turns}"
+        );
+        assert!(
+            line.followed.state() == latest(&line.replica).await,
+            "{turns}"
+        );
+    }
 }
 
 #[tokio::test]
 async fn nothing_new_costs_one_listing() {
-    let (mut live, replica) = (Live::new(4096), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
-    replica.clear_calls();
+    let mut line = Line::new(4096).await;
+    line.replica.clear_calls();
 
-    assert_eq!(step(&mut follower).await, None);
+    assert_eq!(line.step().await, None);
 
-    assert_eq!((replica.count(Op::List), replica.calls().len()), (1, 1));
+    assert_eq!(
+        (line.replica.count(Op::List), line.replica.calls().len()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
 async fn it_goes_on_from_higher_levels_or_anew_where_files_were_deleted() {
-    let (mut live, replica) = (Live::new(4096), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
-    let reader = connect(&followed.path());
+    let mut line = Line::new(4096).await;
+    let reader = connect(&line.followed.path());
     for _ in 0..3 {
-        live.run("INSERT INTO t(b) VALUES(randomblob(9000))");
-        live.sync(&mut replicator).await;
+        line.commit("INSERT INTO t(b) VALUES(randomblob(9000))")
+            .await;
     }
-    let client: Arc<dyn ReplicaClient> = Arc::new(replica.clone());
+    let client: Arc<dyn ReplicaClient> = Arc::new(line.replica.clone());
     let later = Timestamp::from_millis(NOW.as_millis() + 3_600_000);
     let all = compact(&client, &UpkeepOptions::default(), later).await;
     assert!(!all.expect("what is there can be put together").is_empty());
-    replica.delete(&[raw(3), raw(4)]).await.expect("it works");
+    line.replica
+        .delete(&[raw(3), raw(4)])
+        .await
+        .expect("it works");
 
-    assert_eq!(step(&mut follower).await, Some((5, false)));
+    assert_eq!(line.step().await, Some((5, false)));
     assert_eq!(count(&reader), 3);
 
-    live.run("INSERT INTO t(b) VALUES(randomblob(9000)); DELETE FROM t WHERE id = 1");
-    live.sync(&mut replicator).await;
+    line.commit("INSERT INTO t(b) VALUES(randomblob(9000)); DELETE FROM t WHERE id = 1")
+        .await;
     let made = snapshot(&client).await;
     made.expect("what is there can be put together");
     let raws = client
@@ -276,54 +414,55 @@ async fn it_goes_on_from_higher_levels_or_anew_where_files_were_deleted() {
         .await
         .expect("it works");
     let raws: Vec<_> = raws.iter().map(|file| file.id).collect();
-    replica.delete(&raws).await.expect("it works");
+    line.replica.delete(&raws).await.expect("it works");
 
-    assert_eq!(step(&mut follower).await, Some((6, true)));
+    assert_eq!(line.step().await, Some((6, true)));
     assert_eq!(count(&reader), 3);
-    assert!(followed.state() == latest(&replica).await);
+    line.assert_followed().await;
 }
 
 #[tokio::test]
 async fn a_damaged_file_is_named_and_changes_nothing() {
-    let (mut live, replica) = (Live::new(4096), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
-    let before = followed.state();
-    live.run("INSERT INTO t(b) VALUES(randomblob(90000))");
-    live.sync(&mut replicator).await;
-    let file = stored(&replica, 3);
-    replica.put(raw(3), NOW, file[..file.len() - 9].to_vec());
+    let mut line = Line::new(4096).await;
+    let (before, reader) = (line.followed.state(), connect(&line.followed.path()));
+    // Of which a part is in the log before the rest is read.
+    line.commit("INSERT INTO t(b) VALUES(randomblob(3000000))")
+        .await;
+    let file = stored(&line.replica, 3);
+    line.replica
+        .put(raw(3), NOW, file[..file.len() - 9].to_vec());
 
-    let error = follower.step().await.expect_err("a file is damaged");
+    let error = line.follower.step().await.expect_err("a file is damaged");
 
     assert!(error.to_string().contains(&raw(3).to_string()), "{error}");
     assert!(!error.may_pass());
-    assert!(followed.state() == before);
-    replica.put(raw(3), NOW, file);
-    assert_eq!(step(&mut follower).await, Some((3, false)));
-    assert!(followed.state() == latest(&replica).await);
+    assert!(line.followed.state() == before && count(&reader) == 0);
+    line.replica.put(raw(3), NOW, file);
+    assert_eq!(line.step().await, Some((3, false)));
+    assert!(content(&reader) == content(line.live.application()));
+    line.assert_followed().await;
 }
 
 #[tokio::test]
-async fn it_never_goes_back_and_never_mixes() {
+async fn it_never_goes_back_and_waits_for_a_replica_that_lags() {
     let (mut live, replica) = (Live::new(4096), MockClient::new());
     let mut replicator = live.started(&replica).await;
     live.sync(&mut replicator).await;
     let before = replica.snapshot();
     live.run("INSERT INTO t(b) VALUES(1)");
     live.sync(&mut replicator).await;
+    let after = replica.snapshot();
     let followed = Followed::new();
     let mut follower = followed.opened(&replica).await;
     replica.restore(&before);
 
-    let back = follower.step().await.expect_err("the replica went back");
+    let lags = follower.step().await.expect_err("the replica went back");
 
     assert!(
-        matches!(&back, FollowError::WentBack { txid, last } if txid.get() == 3 && last.get() == 2),
-        "{back}"
+        matches!(&lags, FollowError::Lags { txid, last } if txid.get() == 3 && last.get() == 2),
+        "{lags}"
     );
+    assert!(lags.may_pass());
     replica.delete_all().await.expect("it works");
     let empty = follower.step().await.expect_err("nothing is there");
     assert!(
@@ -332,6 +471,47 @@ async fn it_never_goes_back_and_never_mixes() {
             FollowError::Restore(RestoreError::Plan(PlanError::Empty))
         ),
         "{empty}"
+    );
+    assert!(empty.may_pass());
+    replica.restore(&after);
+    live.run("INSERT INTO t(b) VALUES(2)");
+    live.sync(&mut replicator).await;
+    assert_eq!(step(&mut follower).await, Some((4, false)));
+    assert!(followed.state() == latest(&replica).await);
+}
+
+#[tokio::test]
+async fn a_history_that_was_replaced_is_no_replica_that_lags() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    for row in [1, 2] {
+        live.run(&format!("INSERT INTO t(b) VALUES({row})"));
+        live.sync(&mut replicator).await;
+    }
+    let followed = Followed::new();
+    let mut follower = followed.opened(&replica).await;
+    let (other, newer) = (Live::new(4096), MockClient::new());
+    let mut options = other.options();
+    options.clock = Arc::new(|| Timestamp::from_millis(NOW.as_millis() + 1));
+    let began = Replicator::open(Arc::new(newer.clone()), options).await;
+    let mut began = began.expect("a live database and a store that works");
+    began.sync().await.expect("a sync should succeed");
+    replica.restore(&newer.snapshot());
+
+    let replaced = follower.step().await.expect_err("it is another history");
+
+    assert!(
+        matches!(&replaced, FollowError::WentBack { txid, last } if txid > last),
+        "{replaced}"
+    );
+    assert!(!replaced.may_pass());
+    drop(follower);
+    // It is not known any more when that was copied.
+    let mut follower = followed.opened(&replica).await;
+    let replaced = follower.step().await.expect_err("it is another history");
+    assert!(
+        matches!(replaced, FollowError::WentBack { .. }),
+        "{replaced}"
     );
 }
 
@@ -360,22 +540,21 @@ async fn a_database_that_is_not_the_followed_one_is_refused() {
 
 #[tokio::test]
 async fn what_others_write_meanwhile_is_noticed() {
-    let (mut live, replica) = (Live::new(4096), MockClient::new());
-    let mut replicator = live.started(&replica).await;
-    live.sync(&mut replicator).await;
-    let followed = Followed::new();
-    let mut follower = followed.opened(&replica).await;
+    let mut line = Line::new(4096).await;
     for sql in ["INSERT INTO t(b) VALUES(1)", "INSERT INTO t(b) VALUES(2)"] {
-        live.run(sql);
-        live.sync(&mut replicator).await;
+        line.commit(sql).await;
         if sql.ends_with("(2)") {
-            run(&connect(&followed.path()), "DELETE FROM t");
+            run(&connect(&line.followed.path()), "DELETE FROM t");
             break;
         }
-        step(&mut follower).await.expect("there is something new");
+        line.step().await.expect("there is something new");
     }
 
-    let error = follower.step().await.expect_err("somebody has written");
+    let error = line
+        .follower
+        .step()
+        .await
+        .expect_err("somebody has written");
 
     assert!(matches!(error, FollowError::Changed { .. }), "{error}");
 }

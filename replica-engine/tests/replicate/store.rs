@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ltx::Header;
 use replica_core::{Capabilities, ErrorKind, Op};
-use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target};
+use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target, plan};
 use replica_file::FileClient;
 use replica_mock::{MockClient, file};
 use tokio::time::sleep;
@@ -371,6 +371,24 @@ async fn what_is_not_listed_yet_is_gone_on_with_by_the_next_process() {
     assert_eq!((synced.txid.get(), synced.snapshot), (3, None));
     sleep(Duration::from_secs(5)).await;
     live.assert_restorable(replica).await;
+}
+
+/// The latest state was one that was older than what had been acknowledged.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_listed_yet_is_restored() {
+    let (mut live, replica) = (Live::new(512), lagging());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    sleep(Duration::from_secs(5)).await;
+    live.run("INSERT INTO t(a) VALUES('more')");
+    live.sync(&mut replicator).await;
+
+    live.assert_latest(&replica).await;
+
+    live.run("INSERT INTO t(a) VALUES('more still')");
+    let txid = live.sync(&mut replicator).await.txid;
+    let planned = plan(&replica, Target::Latest).await;
+    assert_eq!(planned.expect("it can be restored").txid(), txid);
 }
 
 #[tokio::test(start_paused = true)]
