@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -10,6 +10,7 @@ use replica::{
     Compared, Doubt, Flaw, PlanError, ReplicateError, RestoreError, Verdict, VerifyError,
     VerifyOptions,
 };
+use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
 use super::replicate::duration;
@@ -83,7 +84,7 @@ impl DrillArgs {
             replica::verify(client, &self.options(), move |step| bar.show(step)).await
         };
         bar.clear();
-        let verdict = verdict.map_err(|error| failed(&error, &source))?;
+        let verdict = verdict.map_err(|error| failed(&error, &source, &self.database))?;
         let mut out = output::stdout();
         let printed = match self.json {
             true => output::write_json(&mut out, &to_json(&verdict, &source, started)),
@@ -222,7 +223,7 @@ fn reason(doubt: &Doubt) -> &'static str {
     }
 }
 
-fn failed(error: &VerifyError, source: &Source) -> Failure {
+fn failed(error: &VerifyError, source: &Source, database: &Path) -> Failure {
     match error {
         VerifyError::Restore(RestoreError::Plan(PlanError::Empty)) => source.empty(),
         VerifyError::Database(ReplicateError::NotFound { .. }) => {
@@ -231,8 +232,23 @@ fn failed(error: &VerifyError, source: &Source) -> Failure {
         VerifyError::Restore(RestoreError::DiskFull { .. } | RestoreError::Folder { .. }) => {
             Failure::of(Status::Unknown, error).hint("-scratch names another folder")
         }
+        VerifyError::Database(ReplicateError::Sqlite { .. }) if !may_write_beside(database) => {
+            Failure::of(Status::Unknown, error).hint(
+                "SQLite keeps two files beside a database that it reads: verify as a user who may \
+                 write in its folder",
+            )
+        }
         VerifyError::NotWal { .. } => Failure::of(Status::Unknown, error)
             .hint("replicate it, which puts it into WAL mode, and verify then"),
         _ => Failure::of(Status::Unknown, error),
     }
+}
+
+/// Whether this user may make files in the folder of `database`.
+fn may_write_beside(database: &Path) -> bool {
+    let folder = match database.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    access(folder, Access::WRITE_OK).is_ok()
 }

@@ -1,7 +1,10 @@
 //! `replica verify`: three outcomes, and an exit status for each.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use crate::bad_input::{as_nobody, open_tree};
 use crate::live::{Live, sqlite};
 use crate::replica::{Ran, folder, names, replica, text};
 
@@ -99,6 +102,32 @@ fn what_cannot_be_told_is_status_4_with_what_to_do() {
         (&json["verdict"], &json["reason"]),
         (&"unknown".into(), &"new_log".into())
     );
+}
+
+/// "can't read app.db: unable to open database file", which can be read by anybody.
+#[test]
+fn a_folder_in_which_sqlite_can_keep_nothing_is_told() {
+    let live = replicated();
+    let place = folder();
+    let database = place.path().join("folder/app.db");
+    fs::create_dir(place.path().join("folder")).expect("a folder can be made");
+    fs::copy(live.path(), &database).expect("it can be copied");
+    open_tree(&live.beside(""));
+    open_tree(place.path());
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode can be set");
+    };
+    let closed = place.path().join("folder");
+    set_mode(place.path(), 0o777);
+    set_mode(&closed, 0o555);
+
+    let args = ["verify", text(&database), &live.url()];
+    let ran = as_nobody(&place.path().join("program"), &args);
+
+    set_mode(&closed, 0o755);
+    let ran = ran.ended(4);
+    let hint = "hint: SQLite keeps two files beside a database that it reads";
+    assert!(ran.stderr.contains(hint), "{ran:?}");
 }
 
 #[test]

@@ -55,9 +55,10 @@ Examples:
 /// be one of them to a database and to a replica.
 ///
 /// What is wrong at the start is told at once: a database that is none, a store that gives no
-/// answer or refuses to be written. Later a store that is away is tried again, each second at
-/// least, for as long as it takes; the outage is told when it begins and when it ends. What is
-/// committed meanwhile stays in the database's log, which grows.
+/// answer or refuses to be written. Of several databases such a one is told, and tried again while
+/// the others are replicated. Later a store that is away is tried again, each second at least, for
+/// as long as it takes; the outage is told when it begins and when it ends. What is committed
+/// meanwhile stays in the database's log, which grows.
 ///
 /// The replica is kept small and quick to restore meanwhile, as Litestream does it by default:
 /// files are put together each 30 seconds, 5 minutes and hour, there is a snapshot a day, and what
