@@ -150,7 +150,9 @@ impl World {
     async fn play(&mut self, step: &Step) -> Verdict {
         match step {
             Step::Change(change) => self.application().make(change),
-            Step::Meanwhile(calls, change) => self.replicas[self.at].line.meanwhile(*calls, change.clone()),
+            Step::Meanwhile(calls, change) => self.replicas[self.at]
+                .line
+                .meanwhile(*calls, change.clone()),
             Step::Turn(to) => self.at = to % self.replicas.len(),
             Step::Read => self.application().read(),
             Step::StopReading => self.application().stop_reading(),
@@ -171,7 +173,9 @@ impl World {
                     .fetch_add(seconds * 1000, Ordering::Relaxed);
             }
             Step::Fault(fault) => self.replicas[self.at].line.arm(*fault),
-            Step::Outage(seconds) => self.replicas[self.at].line.go_away(Duration::from_secs(*seconds)),
+            Step::Outage(seconds) => self.replicas[self.at]
+                .line
+                .go_away(Duration::from_secs(*seconds)),
             Step::CutPower(lost) => {
                 // A copy that is made while a checkpoint goes on has pages of frames that are not
                 // counted yet, and that were synced before.
@@ -190,9 +194,14 @@ impl World {
                 }
             }
             Step::PlanRestore(age) => {
-                let (txid, now) = (self.replicas[self.at].ledger.newest().saturating_sub(*age), Instant::now());
+                let (txid, now) = (
+                    self.replicas[self.at].ledger.newest().saturating_sub(*age),
+                    Instant::now(),
+                );
                 if txid > 0 && self.replicas[self.at].ledger.promises(txid, now) {
-                    self.replicas[self.at].ledger.plan(Target::Txid(number(txid)), now);
+                    self.replicas[self.at]
+                        .ledger
+                        .plan(Target::Txid(number(txid)), now);
                 }
             }
             Step::Restore {
@@ -264,7 +273,9 @@ impl World {
                     None => self.bury().await,
                     Some(ended) => {
                         holds!(ended.complete, "it ended without all: {:?}", ended.status);
-                        let newest = self.look().map(|()| self.replicas[self.at].ledger.newest())?;
+                        let newest = self
+                            .look()
+                            .map(|()| self.replicas[self.at].ledger.newest())?;
                         self.acknowledged(newest, asked)?;
                     }
                 }
@@ -316,7 +327,10 @@ impl World {
                 }
             }
             Some(Process::Running(replication)) => {
-                let synced = self.replicas[self.at].line.survive(patiently(replication.sync())).await;
+                let synced = self.replicas[self.at]
+                    .line
+                    .survive(patiently(replication.sync()))
+                    .await;
                 if synced.is_some() {
                     self.replicas[self.at].process = Some(Process::Running(replication));
                 }
@@ -412,7 +426,8 @@ impl World {
             None => self.kill().await,
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                let may_fail = self.replicas[self.at].line.is_troubled() || self.replicas[self.at].ledger.newest() == 0;
+                let may_fail = self.replicas[self.at].line.is_troubled()
+                    || self.replicas[self.at].ledger.newest() == 0;
                 holds!(may_fail, "what was put together: {error:?}");
             }
         }
@@ -440,7 +455,12 @@ impl World {
 
     /// Lets time pass, which a process may not survive.
     async fn pass(&mut self, span: Duration) {
-        if self.replicas[self.at].line.survive(sleep(span)).await.is_none() {
+        if self.replicas[self.at]
+            .line
+            .survive(sleep(span))
+            .await
+            .is_none()
+        {
             self.kill().await;
         }
     }
@@ -472,7 +492,8 @@ impl World {
         let Some((time, txid)) = time.and_then(|(_, time)| Some((*time, before(*time)?.0))) else {
             return Ok(());
         };
-        let is_promised = [txid, next].map(|txid| self.replicas[self.at].ledger.promises(txid, Instant::now()));
+        let is_promised =
+            [txid, next].map(|txid| self.replicas[self.at].ledger.promises(txid, Instant::now()));
         self.restored(Target::Time(time), txid, is_promised == [true; 2], fault)
             .await
     }
@@ -490,8 +511,12 @@ impl World {
         let mut options = RestoreOptions::new(&path);
         options.existing = Existing::Replace;
         options.target = target;
-        let mock =
-            MockStore::with_capabilities(self.replicas[self.at].store.capabilities().with_list_lag(Duration::ZERO));
+        let mock = MockStore::with_capabilities(
+            self.replicas[self.at]
+                .store
+                .capabilities()
+                .with_list_lag(Duration::ZERO),
+        );
         let mock = mock.client("");
         mock.restore(&self.replicas[self.at].store.snapshot());
         if let Some(fault) = fault {
@@ -562,7 +587,10 @@ impl World {
         if let Some(Process::Running(replication)) = &self.replicas[self.at].process {
             let status = replication.status();
             let is_well = status.trouble.is_none() && status.upkeep.is_empty() && !status.ended;
-            holds!(is_well && !status.left_behind, "it has not recovered: {status:?}");
+            holds!(
+                is_well && !status.left_behind,
+                "it has not recovered: {status:?}"
+            );
         }
         self.start(false).await?;
         self.look()?;
@@ -578,7 +606,10 @@ impl World {
 
     fn judge(&mut self, what: &str, error: &ReplicateError) -> Verdict {
         let of_store = matches!(error, ReplicateError::Store(_));
-        holds!(of_store && self.replicas[self.at].line.is_troubled(), "{what}: {error:?}");
+        holds!(
+            of_store && self.replicas[self.at].line.is_troubled(),
+            "{what}: {error:?}"
+        );
         Ok(())
     }
 
