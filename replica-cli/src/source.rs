@@ -63,17 +63,12 @@ impl SourceArgs {
     pub(crate) fn resolve(&self) -> Result<Source, Failure> {
         let replica = self.replica.as_deref().unwrap_or_default();
         let path = Path::new(replica);
-        if let Some(url) = replica.to_str().filter(|text| is_location(text)) {
-            if self.config.config.is_some() {
-                return Err(Failure::new(
-                    Status::Usage,
-                    "a replica's URL and -config do not go together",
-                )
-                .hint("with -config, give the path of the database"));
-            }
-            return at(url
-                .parse()
-                .map_err(|error| Failure::of(Status::Usage, &error))?);
+        if replica.to_str().is_some_and(is_location) {
+            let location = location(replica)?;
+            return match &self.config.config {
+                Some(config) => self.config.find_place(config, &location),
+                None => at(location),
+            };
         }
         match &self.config.config {
             Some(config) => self.config.find(config, path),
@@ -122,6 +117,40 @@ impl ConfigArgs {
         let config = Config::read(path, expand(self.no_expand_env));
         let config = config.map_err(|error| Failure::of(Status::Usage, &error))?;
         Ok(config.databases().collect())
+    }
+
+    /// The replicas of a database of the configuration.
+    pub(crate) fn of(&self, database: &Path) -> Result<Vec<Source>, Failure> {
+        let path = self.config.clone().unwrap_or_else(Config::default_path);
+        let locations = Config::read(path, expand(self.no_expand_env))
+            .and_then(|config| config.replicas_of(database))
+            .map_err(|error| Failure::of(Status::Usage, &error))?;
+        let sources = locations.into_iter().map(|location| Source {
+            location,
+            name: database.display().to_string(),
+            database: Some(database.into()),
+        });
+        Ok(sources.collect())
+    }
+
+    /// The replica that the configuration has at `place`.
+    fn find_place(&self, config: &Path, place: &Location) -> Result<Source, Failure> {
+        let read = Config::read(config, expand(self.no_expand_env));
+        let read = read.map_err(|error| Failure::of(Status::Usage, &error))?;
+        match read.replica_at(place) {
+            Some((database, location)) => Ok(Source {
+                location,
+                name: place.to_string(),
+                database: Some(database),
+            }),
+            None => Err(Failure::new(
+                Status::Usage,
+                format!("{}: no database has a replica at {place}", config.display()),
+            )
+            .hint(
+                "with -config, give the path of the database, or the URL of one of its replicas",
+            )),
+        }
     }
 
     fn find(&self, config: &Path, database: &Path) -> Result<Source, Failure> {

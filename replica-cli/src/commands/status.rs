@@ -60,14 +60,19 @@ struct Found {
 
 impl StatusArgs {
     pub(crate) async fn run(self) -> Result<Status, Failure> {
-        let names = match &self.replicas[..] {
+        let mut sources = Vec::new();
+        match &self.replicas[..] {
             [] => {
-                let databases = self.config.databases()?.into_iter();
-                databases.map(PathBuf::into_os_string).collect()
+                for database in self.config.databases()? {
+                    match self.config.of(&database) {
+                        Ok(found) => sources.extend(found.into_iter().map(Ok)),
+                        Err(failure) => sources.push(Err(failure)),
+                    }
+                }
             }
-            names => names.to_vec(),
-        };
-        if names.is_empty() {
+            names => sources.extend(names.iter().map(|name| self.source(name.clone()))),
+        }
+        if sources.is_empty() {
             let message = "the configuration has no databases";
             return Err(Failure::new(Status::Nothing, message));
         }
@@ -75,11 +80,14 @@ impl StatusArgs {
             let message = "-database goes together with one replica";
             return Err(Failure::new(Status::Usage, message));
         }
-        let single = names.len() == 1;
+        let single = sources.len() == 1;
         let (mut status, mut all) = (Status::Done, Vec::new());
-        for name in names {
-            let args = SourceArgs::new(name, self.config.clone());
-            match find(&args, self.database.clone()).await {
+        for source in sources {
+            let found = match source {
+                Ok(source) => find(source, self.database.clone()).await,
+                Err(failure) => Err(failure),
+            };
+            match found {
                 Ok(found) => {
                     if found.survey.unrestorable.is_some() || matches!(found.standing, Some(Err(_)))
                     {
@@ -107,9 +115,14 @@ impl StatusArgs {
     }
 }
 
+impl StatusArgs {
+    fn source(&self, name: OsString) -> Result<Source, Failure> {
+        SourceArgs::new(name, self.config.clone()).resolve()
+    }
+}
+
 /// Looks at a replica, and at its database.
-async fn find(args: &SourceArgs, database: Option<PathBuf>) -> Result<Found, Failure> {
-    let source = args.resolve()?;
+async fn find(source: Source, database: Option<PathBuf>) -> Result<Found, Failure> {
     let client = source.open().await?;
     let survey = Survey::new(&client).await;
     let survey = survey.map_err(|error| Failure::of(Status::Failed, &error))?;

@@ -14,6 +14,7 @@ mod refused;
 mod replica;
 mod replicate;
 mod restore;
+mod several;
 mod sftp;
 mod stores;
 mod upkeep;

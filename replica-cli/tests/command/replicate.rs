@@ -950,8 +950,8 @@ fn a_call_that_makes_no_sense_is_told() {
 
     for (args, message) in [
         (
-            &[path, &url, "file:///another"][..],
-            "a database is replicated to one place, and there are several: give one URL",
+            &[path, &url, "file:///another", &url][..],
+            &format!("{url} is there twice: each replica needs its own place")[..],
         ),
         (
             &[path],

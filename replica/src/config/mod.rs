@@ -83,21 +83,55 @@ impl Config {
         }
     }
 
-    /// Where the replica of `database` is kept. Paths are compared as absolute ones, `~` standing
-    /// for the home folder.
+    /// Where the replica of `database` is kept, which must be the only one. Paths are compared as
+    /// absolute ones, `~` standing for the home folder.
     pub fn replica_of(&self, database: impl AsRef<Path>) -> Result<Location, ConfigError> {
+        let mut all = self.replicas_of(&database)?;
+        match (all.pop(), all.is_empty()) {
+            (Some(replica), true) => Ok(replica),
+            (last, _) => {
+                all.extend(last);
+                let places = all.iter().map(Location::to_string).collect();
+                let wanted = absolute(database.as_ref());
+                Err(self.error_about(Some(wanted), Fault::SeveralReplicas(places)))
+            }
+        }
+    }
+
+    /// Where the replicas of `database` are kept, of which there is at least one.
+    pub fn replicas_of(&self, database: impl AsRef<Path>) -> Result<Vec<Location>, ConfigError> {
         let wanted = absolute(database.as_ref());
-        self.entries()
-            .iter()
-            .find(|database| {
-                database
-                    .path
-                    .as_ref()
-                    .is_some_and(|path| absolute(path) == wanted)
-            })
+        let mut entries = self.entries().iter();
+        entries
+            .find(|entry| filled(&entry.path).is_some_and(|path| absolute(path) == wanted))
             .ok_or(Fault::NoSuchDatabase)
-            .and_then(|database| location(&replica(database, &self.defaults)?))
+            .and_then(|entry| {
+                let replicas = replicas(entry, &self.defaults)?;
+                replicas.iter().map(location).collect()
+            })
             .map_err(|fault| self.error_about(Some(wanted), fault))
+    }
+
+    /// The replica that is kept at `place`, with the settings that the configuration has for it, and
+    /// the path of its database. What else a URL may say of a place, behind a question mark, is not
+    /// compared. None where no database has one there.
+    pub fn replica_at(&self, place: &Location) -> Option<(PathBuf, Location)> {
+        let plain = |place: &Location| {
+            let place = match place {
+                Location::Folder(folder) => Location::Folder(absolute(folder)).to_string(),
+                place => place.to_string(),
+            };
+            place.split('?').next().map(str::to_owned)
+        };
+        let wanted = plain(place);
+        self.databases().find_map(|database| {
+            // What is wrong with another database does not matter here.
+            let replicas = self.replicas_of(&database).ok()?.into_iter();
+            let found = replicas
+                .into_iter()
+                .find(|replica| plain(replica) == wanted)?;
+            Some((database, found))
+        })
     }
 
     /// The paths of all databases that have one, as absolute ones.
@@ -132,7 +166,9 @@ enum Fault {
     Yaml(Option<yaml::Position>),
     NoSuchDatabase,
     NoReplica,
-    SeveralReplicas,
+    SeveralReplicas(Vec<String>),
+    BothForms,
+    TwoInOnePlace,
     NoPath,
     Missing(&'static str),
     UrlAnd(&'static str),
@@ -199,7 +235,17 @@ impl fmt::Display for Fault {
             Fault::Yaml(None) => "the configuration is not YAML",
             Fault::NoSuchDatabase => "the configuration has no such database",
             Fault::NoReplica => "the database has no replica",
-            Fault::SeveralReplicas => "the database has several replicas: leave one",
+            Fault::SeveralReplicas(places) => {
+                return write!(
+                    f,
+                    "the database has several replicas: say which one by its URL: {}",
+                    places.join(" or ")
+                );
+            }
+            Fault::BothForms => "the database has both a replica and replicas: leave one of these",
+            Fault::TwoInOnePlace => {
+                "two of its replicas are at one place: each needs a place of its own"
+            }
             Fault::NoPath => "the replica has neither a url nor a path",
             Fault::Missing(what) => return write!(f, "the replica has neither a url nor a {what}"),
             Fault::UrlAnd(what) => {
@@ -262,14 +308,19 @@ fn environment(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// The one replica of a database, with what holds for all.
-fn replica(database: &yaml::Database, defaults: &yaml::Replica) -> Result<yaml::Replica, Fault> {
-    let replica = match (&database.replica, database.replicas.as_deref()) {
-        (Some(replica), None | Some([])) | (None, Some([replica])) => replica,
+/// The replicas of a database, each with what holds for all.
+fn replicas(
+    database: &yaml::Database,
+    defaults: &yaml::Replica,
+) -> Result<Vec<yaml::Replica>, Fault> {
+    let replicas = match (&database.replica, database.replicas.as_deref()) {
+        (Some(replica), None | Some([])) => std::slice::from_ref(replica),
+        (None, Some(replicas @ [_, ..])) => replicas,
         (None, None | Some([])) => return Err(Fault::NoReplica),
-        _ => return Err(Fault::SeveralReplicas),
+        (Some(_), Some(_)) => return Err(Fault::BothForms),
     };
-    Ok(replica.clone().or(defaults))
+    let replicas = replicas.iter().map(|replica| replica.clone().or(defaults));
+    Ok(replicas.collect())
 }
 
 /// The scheme of a `url` decides; without one the `type` does, and without that it is a file.
@@ -546,16 +597,33 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_replicas_is_found_by_its_url_and_has_its_settings() {
+        let text = "dbs:\n  - path: /other\n  - path: /db\n    replicas:\n      - path: /a\n      \
+                    - {url: 's3://bucket/b', region: here}\n";
+        let config = Config::parse("replica.yml".into(), text, Expand::Nothing).unwrap();
+        let at = |url: &str| config.replica_at(&url.parse().unwrap());
+
+        let all = config.replicas_of("/db").unwrap();
+        let urls: Vec<_> = all.iter().map(Location::to_string).collect();
+
+        assert_eq!(urls, ["file:///a", "s3://bucket/b?region=here"]);
+        assert_eq!(at("file:///a"), Some(("/db".into(), all[0].clone())));
+        assert_eq!(at("s3://bucket/b"), Some(("/db".into(), all[1].clone())));
+        assert_eq!(at("s3://bucket/c"), None);
+    }
+
+    #[test]
     fn a_database_without_one_usable_replica_says_why() {
         for (replica, message) in [
             ("", "the database has no replica"),
             (
                 "replicas: [{path: /a}, {path: /b}]",
-                "the database has several replicas: leave one",
+                "the database has several replicas: say which one by its URL: file:///a or \
+                 file:///b",
             ),
             (
                 "replica: {path: /a}\n    replicas: [{path: /b}]",
-                "the database has several replicas: leave one",
+                "the database has both a replica and replicas: leave one of these",
             ),
             (
                 "replica: {type: file}",

@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::yaml::Setting;
-use super::{Config, ConfigError, Fault, PassedOver, absolute, filled, location, replica, yaml};
+use super::{Config, ConfigError, Fault, PassedOver, absolute, filled, location, replicas, yaml};
 use crate::{Levels, Location, ReplicateOptions, UpkeepOptions, now};
 
-/// A database of a configuration, and how it is to be replicated.
+/// A database of a configuration, and how it is to be replicated to one place.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Replicated {
@@ -27,7 +27,8 @@ pub struct Replicated {
 }
 
 impl Config {
-    /// All databases, each with how it is to be replicated.
+    /// All databases, each with how it is to be replicated: as often as it has replicas, one after the
+    /// other.
     ///
     /// # Errors
     ///
@@ -43,7 +44,7 @@ impl Config {
             let found = replicated(entry, &self.defaults, &common)
                 .and_then(|found| beside(&all, found))
                 .map_err(|fault| self.error_about(database, fault))?;
-            all.push(found);
+            all.extend(found);
         }
         match all.is_empty() {
             true => Err(self.error_about(None, Fault::NoDatabase)),
@@ -138,17 +139,14 @@ fn replicated(
     entry: &yaml::Database,
     defaults: &yaml::Replica,
     common: &UpkeepOptions,
-) -> Result<Replicated, Fault> {
+) -> Result<Vec<Replicated>, Fault> {
     if filled(&entry.dir).is_some() {
         return Err(Fault::Folder);
     }
     let path = filled(&entry.path).map(absolute).ok_or(Fault::Unnamed)?;
-    let replica = replica(entry, defaults)?;
+    let replicas = replicas(entry, defaults)?;
     let mut options = ReplicateOptions::new(path, now);
     options.upkeep = Some(upkeep_of(entry.snapshot.as_ref(), common)?);
-    if let Some(window) = interval("sync-interval", &replica.sync_interval)? {
-        options.window = window;
-    }
     if let Some(poll) = interval("monitor-interval", &entry.monitor_interval)? {
         options.poll = poll;
     }
@@ -164,11 +162,18 @@ fn replicated(
         })?;
     }
     let restore_if_missing = boolean("restore-if-db-not-exists", &entry.restore_if_db_not_exists)?;
-    Ok(Replicated {
-        options,
-        location: location(&replica)?,
-        restore_if_missing: restore_if_missing.unwrap_or(false),
-    })
+    let each = replicas.iter().map(|replica| {
+        let mut options = options.clone();
+        if let Some(window) = interval("sync-interval", &replica.sync_interval)? {
+            options.window = window;
+        }
+        Ok(Replicated {
+            options,
+            location: location(replica)?,
+            restore_if_missing: restore_if_missing.unwrap_or(false),
+        })
+    });
+    each.collect()
 }
 
 fn boolean(name: &'static str, setting: &Option<Setting>) -> Result<Option<bool>, Fault> {
@@ -187,13 +192,21 @@ fn boolean(name: &'static str, setting: &Option<Setting>) -> Result<Option<bool>
 }
 
 /// `found`, where nobody of the others is in its way.
-fn beside(others: &[Replicated], found: Replicated) -> Result<Replicated, Fault> {
-    for other in others {
-        if other.options.database == found.options.database {
-            return Err(Fault::Repeated);
+fn beside(others: &[Replicated], found: Vec<Replicated>) -> Result<Vec<Replicated>, Fault> {
+    for (index, one) in found.iter().enumerate() {
+        for other in others {
+            if other.options.database == one.options.database {
+                return Err(Fault::Repeated);
+            }
+            if other.location == one.location {
+                return Err(Fault::SameReplica(other.options.database.clone()));
+            }
         }
-        if other.location == found.location {
-            return Err(Fault::SameReplica(other.options.database.clone()));
+        if found[..index]
+            .iter()
+            .any(|other| other.location == one.location)
+        {
+            return Err(Fault::TwoInOnePlace);
         }
     }
     Ok(found)
@@ -279,6 +292,36 @@ pub(super) mod tests {
         assert_eq!(
             config.shutdown_sync_timeout().expect("a time"),
             Some(seconds(90))
+        );
+    }
+
+    #[test]
+    fn a_database_is_there_once_for_each_of_its_replicas() {
+        let config = config(
+            "dbs:\n- path: /a.db\n  monitor-interval: 2s\n  replicas:\n  - {path: /a, \
+             sync-interval: 10s}\n  - url: file:///b\n- {path: /b.db, replica: {path: /c}}\n",
+        );
+
+        let all = config.replicated().expect("it is right");
+
+        let of = |found: &Replicated| {
+            let database = found.options.database.display().to_string();
+            (database, found.location.to_string())
+        };
+        let pairs = [
+            ("/a.db", "file:///a"),
+            ("/a.db", "file:///b"),
+            ("/b.db", "file:///c"),
+        ];
+        let pairs = pairs.map(|(path, url)| (path.to_owned(), url.to_owned()));
+        assert_eq!(all.iter().map(of).collect::<Vec<_>>(), pairs);
+        let windows = [&all[0], &all[1]].map(|found| found.options.window.as_millis());
+        assert_eq!(windows, [10_000, 50]);
+        let polls = [&all[0], &all[1]].map(|found| found.options.poll.as_secs());
+        assert_eq!(polls, [2, 2]);
+        check_refused(
+            "dbs: [{path: /a.db, replicas: [{path: /a}, {path: /a}]}]",
+            "/a.db: two of its replicas are at one place: each needs a place of its own",
         );
     }
 

@@ -130,6 +130,11 @@ impl Database {
         }
     }
 
+    /// Whether `other` is another replica of the same database.
+    pub(super) fn is_beside(&self, other: &Database) -> bool {
+        Arc::ptr_eq(&self.job.places, &other.job.places)
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -157,13 +162,31 @@ impl Database {
     pub(super) async fn reach(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
         let client = reach(&self.job.location).await?;
         if self.job.restore && !self.path().exists() {
-            self.restore(replica::stack(Arc::clone(&client))).await?;
+            let places = &self.job.places;
+            let _turn = places.turn_to_restore().await;
+            if self.path().exists() {
+                // From another of its replicas.
+                return Ok(client);
+            }
+            let newest = match places.are_several() {
+                true => places.newest().await?,
+                false => None,
+            };
+            let (from, stacked) = match newest {
+                Some((from, client)) => (from, client),
+                None => (&self.job.location, replica::stack(Arc::clone(&client))),
+            };
+            self.restore(from, stacked).await?;
         }
         Ok(client)
     }
 
-    async fn restore(&self, client: Arc<dyn ReplicaClient>) -> Result<(), Failure> {
-        let message = format_args!("restoring from {}", self.replica);
+    async fn restore(
+        &self,
+        from: &Location,
+        client: Arc<dyn ReplicaClient>,
+    ) -> Result<(), Failure> {
+        let message = format_args!("restoring from {from}");
         self.tell(LogLevel::Info, "restoring", message, json!({}));
         let options = RestoreOptions::new(self.path());
         let restored = match replica::restore(client, &options, |_| ()).await {
@@ -256,8 +279,14 @@ impl Database {
         mut fields: Value,
     ) {
         fields["replica"] = self.replica.as_str().into();
-        self.log
-            .tell(level, event, Some(&self.name), message, fields);
+        let database = Some(self.name.as_str());
+        match self.job.places.are_several() {
+            true => {
+                let message = format_args!("{}: {message}", self.replica);
+                self.log.tell(level, event, database, message, fields);
+            }
+            false => self.log.tell(level, event, database, message, fields),
+        }
     }
 }
 
@@ -546,6 +575,13 @@ impl Keeping<'_> {
                 let fields = json!({ "attempts": attempts, "after_ms": millis(after) });
                 database.tell(LogLevel::Info, "resumed", message, fields);
             }
+            Event::LeftBehind => {
+                let message = format_args!(
+                    "it lacks too much of the log, which is begun anew for the other replicas: it \
+                     gets what it lacks, and maybe the whole database, once its store takes it"
+                );
+                database.tell(LogLevel::Warn, "left_behind", message, json!({}));
+            }
             Event::Missed(missed) => {
                 let message = format_args!("{missed} events came too fast to be told");
                 database.tell(
@@ -645,6 +681,10 @@ pub(super) fn failed(error: &ReplicateError, database: &Database) -> Failure {
     match error {
         ReplicateError::Store(_) => could_not_open(&database.job.location).because_of(Some(error)),
         ReplicateError::NotFound { .. } => database.missing(),
+        _ if database.job.places.are_several() => {
+            let both = format!("{} to {}", database.name, database.replica);
+            Failure::of_replication(error, &both)
+        }
         _ => Failure::of_replication(error, &database.name),
     }
 }

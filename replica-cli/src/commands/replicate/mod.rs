@@ -4,12 +4,14 @@ mod child;
 mod database;
 mod log;
 mod once;
+mod places;
 mod upkeep;
 mod words;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -27,6 +29,7 @@ use crate::status::{Failure, Status, with_exit_statuses};
 use child::Child;
 use database::{Database, Reached};
 use log::Log;
+use places::Places;
 
 /// Signals within so much time are one: whoever sends them may do so to the process and to its
 /// group, as `timeout` does.
@@ -41,6 +44,7 @@ const EXAMPLES: &str = "\
 Examples:
   replica replicate app.db file:///backups/app
   replica replicate app.db s3://bucket/app
+  replica replicate app.db /backups/app s3://bucket/app    to both
   replica replicate -once app.db /backups/app              once, and no longer
   replica replicate -restore-if-db-not-exists -exec ./serve app.db s3://bucket/app
   replica replicate -config litestream.yml                 all databases in there
@@ -88,7 +92,11 @@ pub(crate) struct ReplicateArgs {
     database: Option<PathBuf>,
 
     /// Its replica: a URL (s3://bucket/prefix, sftp://user@host/path, file:///path/to/replica) or
-    /// a folder, which is made where it is missing
+    /// a folder, which is made where it is missing; or several of them
+    ///
+    /// Each of several goes on by itself. One that is behind since its store is slow or away holds
+    /// up no other one; where the database's log would grow too much for that, the others go on
+    /// without it, and it gets the whole database once it is back.
     #[arg(value_name = "REPLICA")]
     replica: Vec<OsString>,
 
@@ -151,11 +159,13 @@ enum LogLevel {
     Error,
 }
 
-/// A database that is to be replicated, and how.
+/// A database that is to be replicated to one place, and how.
 #[derive(Debug)]
 struct Job {
     options: ReplicateOptions,
     location: Location,
+    /// All replicas of the database, this one among them.
+    places: Arc<Places>,
     /// Whether it is restored where it is missing.
     restore: bool,
     /// Whether it is waited for where it is still missing then.
@@ -219,6 +229,14 @@ impl ReplicateArgs {
         }
         let waits = order.exec.is_some();
         let workers = NonZeroUsize::new(WORKERS).map(Workers::new);
+        let is_same = |a: &Job, b: &Job| a.options.database == b.options.database;
+        for jobs in order.jobs.chunk_by_mut(is_same) {
+            let locations = jobs.iter().map(|job| job.location.clone());
+            let places = Arc::new(Places::new(locations.collect()));
+            for job in jobs {
+                job.places = Arc::clone(&places);
+            }
+        }
         for job in &mut order.jobs {
             job.options.workers = workers.clone();
             job.restore |= self.restore_if_db_not_exists;
@@ -234,19 +252,24 @@ impl ReplicateArgs {
             return Err(Failure::new(Status::Usage, message));
         }
         check_order(&database, &self.replica)?;
-        let [replica] = &self.replica[..] else {
-            return Err(Failure::new(
-                Status::Usage,
-                "a database is replicated to one place, and there are several: give one URL",
-            ));
-        };
-        Ok(Order {
-            jobs: vec![Job {
-                options: ReplicateOptions::new(database, replica::now),
-                location: location(replica)?,
+        let mut jobs: Vec<Job> = Vec::new();
+        for replica in &self.replica {
+            let location = location(replica)?;
+            if jobs.iter().any(|job| job.location == location) {
+                let message =
+                    format!("{location} is there twice: each replica needs its own place");
+                return Err(Failure::new(Status::Usage, message));
+            }
+            jobs.push(Job {
+                options: ReplicateOptions::new(database.clone(), replica::now),
+                location,
+                places: Arc::default(),
                 restore: false,
                 wait: false,
-            }],
+            });
+        }
+        Ok(Order {
+            jobs,
             exec: self.exec.as_deref().map(words).transpose()?,
             shutdown_sync_timeout: SHUTDOWN_SYNC_TIMEOUT,
             passed_over: Vec::new(),
@@ -272,6 +295,7 @@ impl ReplicateArgs {
                 .map(|replicated| Job {
                     options: replicated.options,
                     location: replicated.location,
+                    places: Arc::default(),
                     restore: replicated.restore_if_missing,
                     wait: false,
                 })

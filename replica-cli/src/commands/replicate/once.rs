@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use replica::{FileInfo, ReplicaClient, Synced};
+use replica::{FileInfo, ReplicaClient, Replicator, Synced};
 use serde_json::json;
 
 use super::Job;
@@ -26,18 +26,19 @@ pub(super) async fn run(
     let mut failed = false;
     let mut reports = Vec::new();
     let checked: Vec<_> = databases.iter().map(Database::check).collect();
-    for (database, checked) in databases.iter().zip(checked) {
-        let stored = match checked {
-            Ok(()) => store(database, force_snapshot).await,
-            Err(failure) => Err(failure),
-        };
-        match stored {
-            Ok((synced, made)) if json => reports.push(report(database, &synced, made)),
-            Ok((synced, made)) => print(database, &synced, made)?,
-            Err(failure) if single => return Err(failure),
-            Err(failure) => {
-                log.failed(&failure);
-                failed = true;
+    let mut checked = checked.into_iter();
+    for replicas in databases.chunk_by(Database::is_beside) {
+        let checked = checked.by_ref().take(replicas.len()).collect();
+        let all = store(replicas, checked, force_snapshot).await;
+        for (database, stored) in replicas.iter().zip(all) {
+            match stored {
+                Ok((synced, made)) if json => reports.push(report(database, &synced, made)),
+                Ok((synced, made)) => print(database, &synced, made)?,
+                Err(failure) if single => return Err(failure),
+                Err(failure) => {
+                    log.failed(&failure);
+                    failed = true;
+                }
             }
         }
     }
@@ -55,23 +56,79 @@ pub(super) async fn run(
     }
 }
 
-/// Brings one replica up to date. Says what that took, and whether a snapshot was made of it.
-async fn store(database: &Database, force_snapshot: bool) -> Result<(Synced, bool), Failure> {
-    let client = replica::stack(database.reach().await?);
-    if !database.is_there() {
-        return Err(database.missing());
+/// Brings the replicas of one database up to date. Says of each what that took, and whether a
+/// snapshot was made of it.
+async fn store(
+    replicas: &[Database],
+    checked: Vec<Result<(), Failure>>,
+    force_snapshot: bool,
+) -> Vec<Result<(Synced, bool), Failure>> {
+    // The log is not begun anew before all of them have it.
+    let mut opened = Vec::with_capacity(replicas.len());
+    for (database, checked) in replicas.iter().zip(checked) {
+        opened.push(match checked {
+            Ok(()) => Opened::open(database).await,
+            Err(failure) => Err(failure),
+        });
     }
-    let wrong = |error| failed(&error, database);
-    let mut replicator = database.replicator(&client).await.map_err(wrong)?;
-    let synced = replicator.sync().await.map_err(wrong)?;
-    replicator.confirm().await.map_err(wrong)?;
-    // What is stored may leave the log, so that it does not grow from one time to the next.
-    replicator.upkeep(true).await.map_err(wrong)?;
-    let made = match force_snapshot {
-        true => snapshot(&client, database).await?,
-        false => None,
-    };
-    Ok((synced, made.is_some()))
+    let mut synced = Vec::with_capacity(replicas.len());
+    for opened in opened {
+        synced.push(match opened {
+            Ok(mut opened) => opened.sync().await.map(|synced| (opened, synced)),
+            Err(failure) => Err(failure),
+        });
+    }
+    let mut stored = Vec::with_capacity(replicas.len());
+    for synced in synced {
+        stored.push(match synced {
+            Ok((opened, synced)) => {
+                (opened.finish(force_snapshot).await).map(|made| (synced, made))
+            }
+            Err(failure) => Err(failure),
+        });
+    }
+    stored
+}
+
+/// A replica that is being brought up to date.
+struct Opened<'a> {
+    database: &'a Database,
+    client: Arc<dyn ReplicaClient>,
+    replicator: Replicator,
+}
+
+impl Opened<'_> {
+    async fn open(database: &Database) -> Result<Opened<'_>, Failure> {
+        let client = replica::stack(database.reach().await?);
+        if !database.is_there() {
+            return Err(database.missing());
+        }
+        let replicator = database.replicator(&client).await;
+        let replicator = replicator.map_err(|error| failed(&error, database))?;
+        Ok(Opened {
+            database,
+            client,
+            replicator,
+        })
+    }
+
+    async fn sync(&mut self) -> Result<Synced, Failure> {
+        let wrong = |error| failed(&error, self.database);
+        let synced = self.replicator.sync().await.map_err(wrong)?;
+        self.replicator.confirm().await.map_err(wrong)?;
+        Ok(synced)
+    }
+
+    /// Says whether a snapshot was made.
+    async fn finish(mut self, force_snapshot: bool) -> Result<bool, Failure> {
+        // What is stored may leave the log, so that it does not grow from one time to the next.
+        let kept = self.replicator.upkeep(true).await;
+        kept.map_err(|error| failed(&error, self.database))?;
+        Ok(match force_snapshot {
+            true => snapshot(&self.client, self.database).await?.is_some(),
+            false => false,
+        })
+    }
 }
 
 /// Makes a snapshot of what is stored, unless that is in one already.
