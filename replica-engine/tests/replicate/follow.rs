@@ -289,6 +289,8 @@ async fn the_log_is_bounded_though_somebody_always_reads() {
         while !ended.load(Ordering::Relaxed) {
             readers.swap(0, 1);
             run(&readers[0], read);
+            // A reading takes its time.
+            std::thread::sleep(Duration::from_millis(50));
             run(&readers[1], "COMMIT");
         }
     });
