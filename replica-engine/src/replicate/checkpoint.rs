@@ -351,7 +351,7 @@ fn while_nobody_writes(
     let is_empty = observed.frames == 0;
     let hindrance = match checkpointed {
         Some(checkpointed) => (!checkpointed.recycled).then_some(Hindrance::Reader),
-        None => (!is_empty && !(have_all && is_little)).then_some(Hindrance::TooMuch),
+        None => (!(is_empty || have_all && is_little)).then_some(Hindrance::TooMuch),
     };
     // As long as there are frames that are not in the database file, it isn't begun anew.
     let stays = left > 0 && database.has_lock();
