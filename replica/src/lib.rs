@@ -57,7 +57,9 @@
 //!
 //! An application writes to its database as ever, through connections of its own, and leaves the
 //! checkpoints to replication: [`DISABLE_AUTOCHECKPOINT_PRAGMA`] spares its writers the attempts. It
-//! should set a `busy_timeout`. There must be one replication to a replica, and one of a database.
+//! should set a `busy_timeout`. There must be one replication to a replica, and a database must be
+//! replicated by one process: for several replicas of it that opens a [`Replicator`] for each, with
+//! the same options, and each goes on at its own pace. A store that is slow or away holds up no other.
 //!
 //! A store that gives no answer is an error of [`Replicator::open`]. Once it is started, what fails
 //! is tried again for as long as it takes ([`Event::Interrupted`], and then [`Event::Resumed`]),
