@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use replica_core::{Layout, Level, ReplicaClient};
 
@@ -166,6 +167,16 @@ impl Location {
                 .is_ok_and(|folder| folder.parent().is_none()),
             Location::S3(location) => location.is_root(),
             Location::Sftp(location) => location.is_root(),
+        }
+    }
+
+    /// How far apart files should be here at least, where nobody says otherwise: a second in a
+    /// bucket, whose requests are paid for, as Litestream has it everywhere; 50 ms elsewhere. What is
+    /// committed after a while goes at once in any case.
+    pub fn window(&self) -> Duration {
+        match self {
+            Location::S3(_) => Duration::from_secs(1),
+            Location::Folder(_) | Location::Sftp(_) => Duration::from_millis(50),
         }
     }
 

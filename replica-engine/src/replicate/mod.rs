@@ -107,8 +107,10 @@ pub struct ReplicateOptions {
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
-    /// share one file and one request to the store. 50 ms is what a person takes for at once. Where
-    /// requests are paid for, a second makes a twentieth of them.
+    /// share one file and one request to the store; but where the log grows by a sixteenth of
+    /// `wal_max` they go before. 50 ms is what a person takes for at once. Where requests are paid
+    /// for, a second makes a twentieth of them, and fewer bytes: a page that changes again and again
+    /// is in each file once.
     pub window: Duration,
     /// How often the log is looked at where the kernel does not tell that it was written; one
     /// second, unless it is set. It takes no request to the store.

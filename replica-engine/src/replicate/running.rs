@@ -28,6 +28,10 @@ use crate::upkeep::{Keeper, Known, Told};
 const EVENTS_MAX: usize = 64;
 /// The first pause before something is tried again that failed; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// How often the length of a log is looked at within a window, which costs next to nothing.
+const GLANCE: Duration = Duration::from_millis(50);
+/// By which part of what a log may have it grows at most within a window.
+const WINDOW_PART: u64 = 16;
 /// The longest such pause: so much later than a store that was away a replica is up to date.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -511,16 +515,33 @@ impl Running {
                 () = sleep_until(next) => return,
                 () = self.watch.written() => self.looks.written(),
             }
-            if self.looks.next() > Instant::now() {
-                // Whatever else is written until then is looked at then too.
+            // Whatever else is written until then is looked at then too, unless that is a lot.
+            let before = self.log_len();
+            while self.looks.next() > Instant::now() {
+                let glance = later(Instant::now(), GLANCE);
                 tokio::select! {
                     biased;
                     _ = self.stops.changed() => return,
                     _ = self.wants.changed() => return,
-                    () = sleep_until(self.looks.next()) => return,
+                    () = sleep_until(self.looks.next().min(glance)) => {}
+                }
+                let grown = match self.log_len() {
+                    // It was begun anew.
+                    len if len < before => len,
+                    len => len - before,
+                };
+                if grown >= self.replicator.options.wal_max / WINDOW_PART {
+                    return;
                 }
             }
         }
+    }
+
+    /// How long the log is, as far as that can be told at once.
+    fn log_len(&self) -> u64 {
+        let database = &self.replicator.hold.database;
+        let open = database.try_lock().ok();
+        open.and_then(|open| open.log_len()).unwrap_or_default()
     }
 
     /// Notes that the replica has everything that was committed at `now`.

@@ -156,6 +156,24 @@ async fn commits_within_a_window_share_a_file() {
     assert_restorable(&live, &replica).await;
 }
 
+#[tokio::test]
+async fn commits_that_make_the_log_long_do_not_wait_for_the_end_of_a_window() {
+    let (live, replica) = (Live::new(4096), MockClient::new());
+    let mut options = live.options();
+    options.window = Duration::from_secs(3600);
+    options.wal_max = 1024 * 1024;
+    let replicator = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
+    let replication = replicator.expect("it should start").start();
+    let mut events = replication.events();
+    next(&mut events).await;
+
+    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(100000))");
+    let event = next(&mut events).await;
+
+    assert!(matches!(event, Event::Stored { .. }), "{event:?}");
+    assert_restorable(&live, &replica).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_told_once_and_nothing_is_lost_or_stored_twice() {
     let (live, replica, replication) = running().await;

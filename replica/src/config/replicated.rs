@@ -12,7 +12,8 @@ use crate::{Levels, Location, ReplicateOptions, UpkeepOptions, now};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Replicated {
-    /// The database and its settings: `sync-interval` is the window, `monitor-interval` says how
+    /// The database and its settings: `sync-interval` is the window, which is otherwise the
+    /// [location's](Location::window), `monitor-interval` says how
     /// often the log is looked at, and `checkpoint-interval` and `min-checkpoint-page-count` when it
     /// is checkpointed. `levels`, `snapshot`, `l0-retention` and `retention` say how the replica is
     /// kept: what neither retention needs any more goes [five minutes](crate::Retention::grace)
@@ -163,13 +164,13 @@ fn replicated(
     }
     let restore_if_missing = boolean("restore-if-db-not-exists", &entry.restore_if_db_not_exists)?;
     let each = replicas.iter().map(|replica| {
+        let location = location(replica)?;
         let mut options = options.clone();
-        if let Some(window) = interval("sync-interval", &replica.sync_interval)? {
-            options.window = window;
-        }
+        let window = interval("sync-interval", &replica.sync_interval)?;
+        options.window = window.unwrap_or_else(|| location.window());
         Ok(Replicated {
             options,
-            location: location(replica)?,
+            location,
             restore_if_missing: restore_if_missing.unwrap_or(false),
         })
     });
@@ -299,7 +300,7 @@ pub(super) mod tests {
     fn a_database_is_there_once_for_each_of_its_replicas() {
         let config = config(
             "dbs:\n- path: /a.db\n  monitor-interval: 2s\n  replicas:\n  - {path: /a, \
-             sync-interval: 10s}\n  - url: file:///b\n- {path: /b.db, replica: {path: /c}}\n",
+             sync-interval: 10s}\n  - url: file:///b\n- {path: /b.db, replica: {url: 's3://b/c'}}\n",
         );
 
         let all = config.replicated().expect("it is right");
@@ -311,12 +312,12 @@ pub(super) mod tests {
         let pairs = [
             ("/a.db", "file:///a"),
             ("/a.db", "file:///b"),
-            ("/b.db", "file:///c"),
+            ("/b.db", "s3://b/c"),
         ];
         let pairs = pairs.map(|(path, url)| (path.to_owned(), url.to_owned()));
         assert_eq!(all.iter().map(of).collect::<Vec<_>>(), pairs);
-        let windows = [&all[0], &all[1]].map(|found| found.options.window.as_millis());
-        assert_eq!(windows, [10_000, 50]);
+        let windows = all.iter().map(|found| found.options.window.as_millis());
+        assert_eq!(windows.collect::<Vec<_>>(), [10_000, 50, 1000]);
         let polls = [&all[0], &all[1]].map(|found| found.options.poll.as_secs());
         assert_eq!(polls, [2, 2]);
         check_refused(

@@ -260,8 +260,10 @@ impl ReplicateArgs {
                     format!("{location} is there twice: each replica needs its own place");
                 return Err(Failure::new(Status::Usage, message));
             }
+            let mut options = ReplicateOptions::new(database.clone(), replica::now);
+            options.window = location.window();
             jobs.push(Job {
-                options: ReplicateOptions::new(database.clone(), replica::now),
+                options,
                 location,
                 places: Arc::default(),
                 restore: false,
