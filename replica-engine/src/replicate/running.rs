@@ -506,6 +506,7 @@ impl Running {
 
     /// Waits until there is a reason to look at the log.
     async fn rest(&mut self) {
+        let before = self.log_len();
         loop {
             let next = self.looks.next();
             tokio::select! {
@@ -516,7 +517,6 @@ impl Running {
                 () = self.watch.written() => self.looks.written(),
             }
             // Whatever else is written until then is looked at then too, unless that is a lot.
-            let before = self.log_len();
             while self.looks.next() > Instant::now() {
                 let glance = later(Instant::now(), GLANCE);
                 tokio::select! {
