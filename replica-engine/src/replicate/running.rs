@@ -506,7 +506,10 @@ impl Running {
 
     /// Waits until there is a reason to look at the log.
     async fn rest(&mut self) {
-        let before = self.log_len();
+        let stored = self.replicator.member.standing().end();
+        let stored = stored.map_or(0, |end| {
+            u64::from(end.frames()) * end.header().frame_size() as u64
+        });
         loop {
             let next = self.looks.next();
             tokio::select! {
@@ -527,8 +530,8 @@ impl Running {
                 }
                 let grown = match self.log_len() {
                     // It was begun anew.
-                    len if len < before => len,
-                    len => len - before,
+                    len if len < stored => len,
+                    len => len - stored,
                 };
                 if grown >= self.replicator.options.wal_max / WINDOW_PART {
                     return;

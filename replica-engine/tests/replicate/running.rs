@@ -167,7 +167,7 @@ async fn commits_that_make_the_log_long_do_not_wait_for_the_end_of_a_window() {
     let mut events = replication.events();
     next(&mut events).await;
 
-    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(100000))");
+    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(900000))");
     let event = next(&mut events).await;
 
     assert!(matches!(event, Event::Stored { .. }), "{event:?}");
