@@ -29,6 +29,10 @@ const LOCK_TRIES: i32 = 600;
 /// For how long writers have to wait at a time. SQLite makes up to 8 ms of that, and 33 ms.
 const HOLD: Duration = Duration::from_millis(5);
 const LONG_HOLD: Duration = Duration::from_millis(30);
+/// How often a turn is so long that who waits for 100 ms before it tries again, which is the longest
+/// that SQLite waits, has one too.
+const FAIR_PAUSE: Duration = Duration::from_secs(2);
+const FAIR_TURN: Duration = Duration::from_millis(110);
 /// By which part of what is left the log may grow in one turn.
 const PARTS: u64 = 32;
 
@@ -188,6 +192,7 @@ impl Shared {
         if eagerly.and(read).is_err() {
             return;
         }
+        let mut fair = Instant::now();
         let mut state = self.lock();
         while !state.is_over() {
             let is_long = |len| Slice::of(len, wal_max).is_some();
@@ -202,10 +207,23 @@ impl Shared {
                 let len = file::log_len(connection).unwrap_or_default();
                 let slice = Slice::of(len, wal_max);
                 slice.iter().for_each(|slice| self.hold(slice.hold));
-                end(connection).ok();
+                if end(connection).is_err() {
+                    // With the connection the transaction ends too.
+                    self.lock().is_held = false;
+                    self.changed.notify_all();
+                    return;
+                }
+                let is_fair = fair.elapsed() >= FAIR_PAUSE;
+                if is_fair {
+                    fair = Instant::now();
+                }
+                let least = if is_fair { FAIR_TURN } else { Duration::ZERO };
                 slice
                     .iter()
-                    .for_each(|slice| self.turn(connection, len, slice.turn));
+                    .for_each(|slice| self.turn(connection, len, slice.turn, least));
+            } else {
+                // Writers leave no gap, or something is wrong that others tell.
+                thread::sleep(SHORT_PAUSE);
             }
             state = self.lock();
             state.is_held = false;
@@ -226,12 +244,12 @@ impl Shared {
         }
     }
 
-    /// Leaves their turn to writers of a log of `len` bytes, which may grow by `more`. As long as
-    /// nobody writes there is nothing to slow down.
-    fn turn(&self, connection: &Connection, len: u64, more: u64) {
+    /// Leaves their turn to writers of a log of `len` bytes, which may grow by `more`, for as long
+    /// as `least` in any case. As long as nobody writes there is nothing to slow down.
+    fn turn(&self, connection: &Connection, len: u64, more: u64, least: Duration) {
         let has_grown = |now: u64| now < len || now > len.saturating_add(more);
         let begun = Instant::now();
-        while !file::log_len(connection).is_ok_and(has_grown) {
+        while begun.elapsed() < least || !file::log_len(connection).is_ok_and(has_grown) {
             let is_long = begun.elapsed() > TURN_SOON;
             if is_long && self.is_awaited() {
                 break;

@@ -272,6 +272,18 @@ impl Database {
         self.keeper.has_lock()
     }
 
+    /// Takes SQLite's checkpoint lock, where somebody else had it and has let go of it, and says
+    /// whether it is ours.
+    pub(crate) fn lock(&self) -> Result<bool, ReplicateError> {
+        let locked = self.keeper.lock();
+        locked.map_err(|source| self.failed("lock", source))
+    }
+
+    /// The number of the present hold.
+    pub(crate) fn hold_number(&self) -> u32 {
+        self.holds.get()
+    }
+
     fn is_held(&self) -> bool {
         // Where we write, nobody else does.
         self.keeper.has_lock() || self.keeper.reads() || !self.worker.is_autocommit()

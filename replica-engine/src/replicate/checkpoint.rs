@@ -131,6 +131,10 @@ impl Checkpointing {
         if !self.own.standing().is_at_rest() {
             return Ok(None);
         }
+        // Whoever else has it may copy more of the log to the database file than is seen here.
+        if !database.lock()? {
+            return Ok(None);
+        }
         let observed = database.observe()?;
         let log = observed.header.ok();
         let shares = self.shares(how, &observed);
@@ -356,6 +360,10 @@ fn while_nobody_writes(
     // As long as there are frames that are not in the database file, it isn't begun anew.
     let stays = left > 0 && database.has_lock();
     for (share, kept) in shares.0.iter().zip(kept) {
+        if !have_all && !is_empty && !stays {
+            // It may be begun anew before this replica has all of it, whatever it is storing now.
+            share.member.standing().forget();
+        }
         share.settle(have_all, kept, |place| {
             // A log without frames was begun anew, and nothing was committed to it since.
             let is_empty = is_empty && place.complete;

@@ -105,13 +105,17 @@ impl Hold {
                 Some(hold) => hold,
                 None => Arc::new(Hold::new(Database::open(path)?)),
             };
+            // It may be the last one who has that, and the list must not be locked when it goes.
+            let _other;
             let mut holds = lock(&HOLDS);
             let other = holds.get(&hold.path).and_then(Weak::upgrade);
             if other.as_ref().is_none_or(|other| is_same(&replaced, other)) {
                 holds.insert(hold.path.clone(), Arc::downgrade(&hold));
+                _other = other;
                 return Ok(hold);
             }
             // Somebody else was first.
+            _other = other;
             opened = Some(hold);
         }
     }
@@ -137,13 +141,29 @@ impl Hold {
         }
     }
 
-    /// One more replica, for as long as it is kept, which stands at `place`.
-    pub(crate) fn join(&self, place: Result<Place, SnapshotReason>) -> Arc<Member> {
+    /// One more replica, for as long as it is kept, which stands at `place`. From now on the log stays
+    /// for it; what others have copied to the database file since its place was found leads to a
+    /// snapshot, where the log was begun anew.
+    pub(crate) fn join(
+        &self,
+        mut place: Result<Place, SnapshotReason>,
+    ) -> Result<Arc<Member>, ReplicateError> {
+        // Nobody checkpoints meanwhile.
+        let database = lock(&self.database);
+        if let Ok(place) = &mut place
+            && !self.members().is_empty()
+        {
+            let observed = database.observe()?;
+            let is_kept = observed.header == Ok(*place.end.header())
+                && observed.backfilled <= place.end.frames();
+            place.complete &= is_kept;
+            place.empty &= is_kept;
+        }
         let member = Arc::new(Member(Mutex::new(Standing {
+            attends: place.is_ok(),
             place,
             pending: None,
             kept: None,
-            attends: false,
             is_let_go: false,
             is_failing: false,
             on_let_go: None,
@@ -151,7 +171,7 @@ impl Hold {
         let mut members = lock(&self.members);
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(&member));
-        member
+        Ok(member)
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {

@@ -280,7 +280,7 @@ impl Replicator {
         Ok(Replicator {
             client,
             options,
-            member: hold.join(place),
+            member: hold.join(place)?,
             hold,
             last: newest.map(|newest| Last {
                 info: newest.info,

@@ -42,6 +42,8 @@ pub(crate) struct Pending {
     pub(crate) handed_on: Arc<AtomicBool>,
     /// Whether the database file may have been changed since, where it has the whole database.
     pub(crate) void: Arc<AtomicBool>,
+    /// The number of the hold under which it was found.
+    pub(crate) hold: u32,
 }
 
 /// Which pages a file has.
@@ -321,7 +323,9 @@ impl Making {
         let page_size = self.pending.header.page_size();
         let mut pages = vec![0; count as usize * page_size.bytes()];
         let database = lock(&self.database);
-        if self.pending.void.load(Ordering::Relaxed) {
+        // Whoever else copies to the file between two holds does not say so.
+        if self.pending.void.load(Ordering::Relaxed) || database.hold_number() != self.pending.hold
+        {
             return Err(database.unsteady());
         }
         database.read_pages(first, page_size, &mut pages)?;

@@ -40,6 +40,15 @@ impl Preparing {
     /// Looks at the log, and finds the next file in it, which the replica then has to store.
     pub(crate) fn prepare(&self) -> Result<Prepared, ReplicateError> {
         let mut database = lock(&self.hold.database);
+        let found = self.member.standing().pending.clone();
+        if found.is_some() {
+            // By a call that nobody waits for any more.
+            return Ok(Prepared {
+                observed: None,
+                anew: false,
+                pending: found,
+            });
+        }
         if let Some(pending) = self.kept(&database)? {
             self.member.standing().pending = Some(pending.clone());
             return Ok(Prepared {
@@ -183,6 +192,7 @@ impl Preparing {
             frames: Arc::new(frames),
             handed_on: Arc::default(),
             void: Arc::default(),
+            hold: database.hold_number(),
         })
     }
 }
