@@ -494,3 +494,42 @@ async fn a_database_in_the_place_of_one_that_is_held_is_held_by_itself() {
     drop((first, second));
     assert_eq!(synced(&mut opened).await, None);
 }
+
+/// What was committed between its opening and its first sync was once lost to it.
+#[tokio::test]
+async fn a_replica_that_is_opened_gets_what_others_checkpoint_before_its_first_sync() {
+    let (live, replicas, [mut first, second]) = two().await;
+    drop(second);
+    let mut second = opened(&live, &replicas[1]).await;
+
+    for how in [Checkpoint::Gentle, Checkpoint::Firm] {
+        for _ in 0..3 {
+            insert(&live);
+            synced(&mut first).await;
+            checkpoint(&mut first, how).await;
+        }
+    }
+    synced(&mut second).await;
+
+    assert_latest(&live, &replicas).await;
+}
+
+/// What a call had found that was dropped was once replaced by what the next one found.
+#[tokio::test]
+async fn what_a_dropped_sync_has_found_is_stored_by_the_next_one() {
+    let (live, replicas, [mut first, mut second]) = two().await;
+
+    for round in 0..40 {
+        insert(&live);
+        synced(&mut first).await;
+        checkpoint(&mut first, Checkpoint::Firm).await;
+        insert(&live);
+        // Its work goes on or not, on another thread.
+        let dropped = timeout(Duration::from_micros(round * 10), second.sync());
+        dropped.await.ok();
+        synced(&mut second).await;
+        synced(&mut first).await;
+
+        assert_latest(&live, &replicas).await;
+    }
+}
