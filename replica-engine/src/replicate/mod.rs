@@ -277,10 +277,12 @@ impl Replicator {
             Some(_) => listed.certain((options.clock)()),
             None => Moment::without_time(),
         };
+        let joined = Arc::clone(&hold);
+        let member = run_blocking(move || joined.join(place)).await??;
         Ok(Replicator {
             client,
             options,
-            member: hold.join(place)?,
+            member,
             hold,
             last: newest.map(|newest| Last {
                 info: newest.info,
