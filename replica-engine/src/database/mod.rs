@@ -99,6 +99,8 @@ pub(crate) struct Observed {
     pub(crate) backfilled: u32,
     /// Under which hold: where there was none for a while, anything may have happened.
     pub(crate) hold: u32,
+    /// The size of its file, whatever is in it.
+    pub(crate) len: u64,
 }
 
 /// What a checkpoint has found, and left.
@@ -249,6 +251,7 @@ impl Database {
                     frames,
                     backfilled,
                     hold,
+                    len: self.wal_len()?,
                 });
             }
         }

@@ -256,7 +256,9 @@ impl Checkpointing {
         let observed = database.observe()?;
         shares.are_as_before(&observed);
         let has_all = self.hold.has_copied(&observed)
-            && shares.have(|end| observed.header == Ok(*end.header()) && frames == end.frames());
+            && shares.have(|end| {
+                frames == 0 || observed.header == Ok(*end.header()) && frames == end.frames()
+            });
         Ok(Some(Checkpointed {
             frames,
             backfilled,
@@ -639,5 +641,7 @@ fn is_recycled(database: &Database, copied: &Chain) -> Result<bool, ReplicateErr
         backfilled,
         ..
     } = database.observe()?;
-    Ok(header != Ok(*copied.header()) || (frames == copied.frames() && frames == backfilled))
+    Ok(header != Ok(*copied.header())
+        || frames == 0
+        || (frames == copied.frames() && frames == backfilled))
 }

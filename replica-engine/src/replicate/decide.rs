@@ -183,6 +183,7 @@ mod tests {
             frames,
             backfilled: 0,
             hold: 1,
+            len: 0,
         }
     }
 

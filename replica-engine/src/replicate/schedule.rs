@@ -45,9 +45,11 @@ pub(crate) fn due(
     past: Past,
     quiet: bool,
 ) -> Option<Checkpoint> {
-    let header = observed.header.ok().filter(|_| observed.frames > 0)?;
+    // Nobody may write any more, who would begin it anew and fill what the file has already.
+    let is_too_large = quiet && observed.len > schedule.wal_max;
+    let header = (observed.header.ok()).filter(|_| observed.frames > 0 || is_too_large)?;
     let left = observed.left();
-    if left == 0 && past.recycled == Some(header) {
+    if left == 0 && past.recycled == Some(header) && !is_too_large {
         return None;
     }
     // The rest is left for what is written until the log begins anew. One that was in vain is
@@ -56,10 +58,8 @@ pub(crate) fn due(
         return Some(Checkpoint::Firm);
     }
     let is_long = observed.frames >= schedule.pages;
-    match is_long && (quiet || left >= schedule.pages) || past.elapsed >= schedule.interval {
-        true => Some(Checkpoint::Gentle),
-        false => None,
-    }
+    let is_time = is_long && (quiet || left >= schedule.pages) || past.elapsed >= schedule.interval;
+    (is_time || is_too_large).then_some(Checkpoint::Gentle)
 }
 
 #[cfg(test)]
@@ -86,6 +86,7 @@ mod tests {
             frames,
             backfilled,
             hold: 1,
+            len: 0,
         }
     }
 
@@ -143,6 +144,25 @@ mod tests {
         assert_eq!(due(&SCHEDULE, &log(9999, 9999), past, true), None);
         let further = due(&SCHEDULE, &log(9999, 9998), past, true);
         assert_eq!(further, Some(Checkpoint::Firm));
+    }
+
+    #[test]
+    fn a_file_that_is_larger_than_it_may_be_is_cut_in_a_quiet_moment() {
+        let due = |frames, quiet, over| {
+            let log = log(frames, frames);
+            let past = Past {
+                recycled: log.header.ok(),
+                ..JUST_NOW
+            };
+            let len = SCHEDULE.wal_max + over;
+            due(&SCHEDULE, &Observed { len, ..log }, past, quiet)
+        };
+
+        for frames in [0, 1] {
+            assert_eq!(due(frames, true, 1), Some(Checkpoint::Gentle));
+            assert_eq!(due(frames, true, 0), None);
+            assert_eq!(due(frames, false, 1), None);
+        }
     }
 
     #[test]

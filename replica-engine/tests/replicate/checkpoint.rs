@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use replica_core::{ErrorKind, Op, ReplicaClient};
 use replica_engine::{Checkpoint, Checkpointed, Replicator, SnapshotReason, Target};
 use replica_mock::MockClient;
+use rusqlite::Connection;
 
 use crate::application::{connect, run};
 use crate::support::{Live, restored};
@@ -355,6 +356,71 @@ async fn the_disk_space_of_a_log_that_has_grown_is_given_back() {
     assert!(done.is_some_and(|done| done.recycled), "{done:?}");
     let left = std::fs::metadata(live.wal()).expect("the log is there");
     assert_eq!(left.len(), 0);
+    insert(&live);
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+/// The log of a database with a replica that has everything, whose file is larger than it may be, since
+/// somebody reads it.
+async fn larger_than_it_may_be() -> (Live, MockClient, Replicator, Connection) {
+    let (mut live, replica, mut replicator) = replicating_within(1024 * 1024).await;
+    live.run("INSERT INTO t(a, b) VALUES('large', randomblob(3000000))");
+    live.sync(&mut replicator).await;
+    let reader = live.reader();
+    let done = replicator.upkeep(true).await.expect("it should succeed");
+    assert!(done.is_some_and(|done| done.recycled), "{done:?}");
+    assert!(wal_len(&live) > 1024 * 1024);
+    (live, replica, replicator, reader)
+}
+
+#[tokio::test]
+async fn disk_space_is_given_back_once_nobody_reads_though_nobody_writes_any_more() {
+    let (mut live, replica, mut replicator, reader) = larger_than_it_may_be().await;
+    drop(reader);
+
+    live.sync(&mut replicator).await;
+    replicator.upkeep(true).await.expect("it should succeed");
+
+    assert_eq!(wal_len(&live), 0);
+    insert(&live);
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn disk_space_is_given_back_of_a_log_that_was_begun_anew_and_is_short_since() {
+    let (mut live, replica, mut replicator, reader) = larger_than_it_may_be().await;
+    drop(reader);
+    insert(&live);
+
+    live.sync(&mut replicator).await;
+    assert!(wal_len(&live) > 1024 * 1024);
+    replicator.upkeep(true).await.expect("it should succeed");
+
+    assert_eq!(wal_len(&live), 0);
+    insert(&live);
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
+#[tokio::test]
+async fn disk_space_is_given_back_of_a_log_that_has_no_frames_from_the_start() {
+    let mut live = Live::new(4096);
+    live.run("INSERT INTO t(a, b) VALUES('large', randomblob(3000000))");
+    let other = connect(&live.path());
+    run(&other, "PRAGMA wal_checkpoint(RESTART)");
+    assert!(wal_len(&live) > 1024 * 1024);
+    let mut options = live.options();
+    options.wal_max = 1024 * 1024;
+    let replica = MockClient::new();
+    let opened = Replicator::open(Arc::new(replica.clone()), options).await;
+    let mut replicator = opened.expect("it should start");
+    live.sync(&mut replicator).await;
+
+    replicator.upkeep(true).await.expect("it should succeed");
+
+    assert_eq!(wal_len(&live), 0);
     insert(&live);
     assert_eq!(live.sync(&mut replicator).await.snapshot, None);
     live.assert_restorable(replica).await;
