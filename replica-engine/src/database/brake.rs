@@ -33,6 +33,8 @@ const LONG_HOLD: Duration = Duration::from_millis(30);
 /// that SQLite waits, has one too.
 const FAIR_PAUSE: Duration = Duration::from_secs(2);
 const FAIR_TURN: Duration = Duration::from_millis(110);
+/// From which part of what the log may have on writers are slowed down.
+const FROM: u64 = 4;
 /// By which part of what is left the log may grow in one turn.
 const PARTS: u64 = 32;
 
@@ -80,10 +82,11 @@ impl State {
 }
 
 impl Slice {
-    /// `None` where a log of `len` bytes is none that writers are slowed down for.
-    fn of(len: u64, wal_max: u64) -> Option<Slice> {
+    /// `None` where a log of `len` bytes, which may have `max`, is none that writers are slowed down
+    /// for.
+    fn of(len: u64, max: u64) -> Option<Slice> {
         // A transaction more than is wanted fits in too.
-        let (from, end) = (wal_max / 2, wal_max - wal_max / 16);
+        let (from, end) = (max / FROM, max - max / 16);
         let left = end.saturating_sub(len);
         (len > from).then_some(Slice {
             hold: match left < (end - from) / 8 {
@@ -96,8 +99,9 @@ impl Slice {
 }
 
 impl Brake {
-    /// Slows down who writes the database at `path`, as soon as the log is near to `wal_max` bytes.
-    pub(super) fn start(path: &Path, wal_max: u64) -> Brake {
+    /// Slows down who writes the database at `path`, as soon as the log comes to a quarter of `max`
+    /// bytes, and so that it hardly comes to more than all of that.
+    pub(super) fn start(path: &Path, max: u64) -> Brake {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 until: None,
@@ -112,7 +116,7 @@ impl Brake {
         let thread = thread.spawn(move || {
             // Where it can't be done the log is as long as writers make it.
             if let Ok(mut connection) = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
-                own.slow(&mut connection, wal_max);
+                own.slow(&mut connection, max);
             }
         });
         Brake {
@@ -179,7 +183,7 @@ impl Shared {
     }
 
     /// Slows writers down until that is over.
-    fn slow(&self, connection: &mut Connection, wal_max: u64) {
+    fn slow(&self, connection: &mut Connection, max: u64) {
         let eagerly = connection.busy_handler(Some(|tries| {
             match tries < LOCK_EAGER {
                 true => thread::yield_now(),
@@ -195,7 +199,7 @@ impl Shared {
         let mut fair = Instant::now();
         let mut state = self.lock();
         while !state.is_over() {
-            let is_long = |len| Slice::of(len, wal_max).is_some();
+            let is_long = |len| Slice::of(len, max).is_some();
             if state.is_paused || !file::log_len(connection).is_ok_and(is_long) {
                 state = self.wait(state, SHORT_PAUSE);
                 continue;
@@ -205,7 +209,7 @@ impl Shared {
             if connection.execute_batch("BEGIN IMMEDIATE").is_ok() {
                 // As long as it is now, since nobody writes.
                 let len = file::log_len(connection).unwrap_or_default();
-                let slice = Slice::of(len, wal_max);
+                let slice = Slice::of(len, max);
                 slice.iter().for_each(|slice| self.hold(slice.hold));
                 if end(connection).is_err() {
                     // With the connection the transaction ends too.
@@ -272,23 +276,23 @@ impl Shared {
 mod tests {
     use super::*;
 
-    const WAL_MAX: u64 = 4 * 1024 * 1024;
+    const MAX: u64 = 4 * 1024 * 1024;
     /// How long anything here may take, which is much longer than it does.
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn writers_of_a_short_log_are_not_slowed_down() {
-        for len in [0, 1, WAL_MAX / 2] {
-            assert_eq!(Slice::of(len, WAL_MAX), None);
+        for len in [0, 1, MAX / FROM] {
+            assert_eq!(Slice::of(len, MAX), None);
         }
         assert_eq!(Slice::of(0, 0), None);
     }
 
     #[test]
     fn the_longer_the_log_the_less_is_written_until_next_to_nothing_is() {
-        let slices: Vec<Slice> = (WAL_MAX / 2 + 1..WAL_MAX * 2)
+        let slices: Vec<Slice> = (MAX / FROM + 1..MAX * 2)
             .step_by(1000)
-            .filter_map(|len| Slice::of(len, WAL_MAX))
+            .filter_map(|len| Slice::of(len, MAX))
             .collect();
 
         let ordered = |pair: &[Slice]| pair[0].turn >= pair[1].turn && pair[0].hold <= pair[1].hold;
@@ -301,11 +305,11 @@ mod tests {
 
     #[test]
     fn a_turn_never_leads_beyond_what_the_log_may_have() {
-        for len in (WAL_MAX / 2 + 1..WAL_MAX).step_by(1000) {
-            let slice = Slice::of(len, WAL_MAX).expect("it is long");
+        for len in (MAX / FROM + 1..MAX).step_by(1000) {
+            let slice = Slice::of(len, MAX).expect("it is long");
 
             assert!(
-                slice.turn == 0 || len + slice.turn < WAL_MAX,
+                slice.turn == 0 || len + slice.turn < MAX,
                 "{len}: {slice:?}"
             );
         }
@@ -342,10 +346,10 @@ mod tests {
     fn a_log_hardly_grows_any_more_once_it_is_as_long_as_it_may_be() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (connection, writer) = (open(&folder), open(&folder));
-        while file::log_len(&connection).expect("it has a log") <= WAL_MAX {
+        while file::log_len(&connection).expect("it has a log") <= MAX {
             write(&writer).expect("nobody else writes");
         }
-        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+        let brake = Brake::start(&folder.path().join("a.db"), MAX);
         let settings = writer.busy_timeout(LONG);
         settings.expect("a connection can be set up");
 
@@ -367,10 +371,10 @@ mod tests {
     fn nobody_is_slowed_down_during_a_pause() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let connection = open(&folder);
-        while file::log_len(&connection).expect("it has a log") <= WAL_MAX {
+        while file::log_len(&connection).expect("it has a log") <= MAX {
             write(&connection).expect("nobody else writes");
         }
-        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+        let brake = Brake::start(&folder.path().join("a.db"), MAX);
         let at_once = connection.busy_timeout(Duration::ZERO);
         at_once.expect("a connection can be set up");
         let is_refused = || has_come(|| write(&connection).is_err());
@@ -392,7 +396,7 @@ mod tests {
     fn it_ends_by_itself_where_it_is_forgotten() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let _connection = open(&folder);
-        let brake = Brake::start(&folder.path().join("a.db"), WAL_MAX);
+        let brake = Brake::start(&folder.path().join("a.db"), MAX);
 
         brake.may_help();
 

@@ -359,11 +359,11 @@ impl Database {
         file::log_len(&self.keeper.connection).ok()
     }
 
-    /// Slows writers down from now on, once the log is near to `wal_max` bytes, if what is done now
-    /// does not take too long.
-    pub(crate) fn slow_writers(&mut self, wal_max: u64) {
+    /// Slows writers down from now on, so that the log hardly comes to more than `max` bytes, if
+    /// what is done now does not take too long.
+    pub(crate) fn slow_writers(&mut self, max: u64) {
         let works = self.brake.take().filter(Brake::works);
-        let brake = works.unwrap_or_else(|| Brake::start(&self.path, wal_max));
+        let brake = works.unwrap_or_else(|| Brake::start(&self.path, max));
         brake.may_help();
         self.brake = Some(brake);
     }

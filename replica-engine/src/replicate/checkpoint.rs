@@ -88,6 +88,8 @@ pub(crate) struct Checkpointing {
     pub(crate) hold: Arc<Hold>,
     pub(crate) own: Arc<Member>,
     pub(crate) schedule: Schedule,
+    /// Whether nothing was committed for a moment.
+    pub(crate) quiet: bool,
 }
 
 /// What keeps a log from being begun anew though the write lock was taken for that, or was to be.
@@ -181,7 +183,7 @@ impl Checkpointing {
         }
         if recycled.is_some()
             && shares.are_complete()
-            && database.wal_len()? > self.schedule.wal_max
+            && database.wal_len()? > self.schedule.cut_from(self.quiet)
         {
             let truncated = database.truncate()?;
             if matches!(truncated, Backfill::Done { frames: 0, .. }) {

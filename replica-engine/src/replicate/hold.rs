@@ -195,7 +195,7 @@ impl Hold {
         let kept = self.past().kept;
         match schedule.is_watched(observed.bytes()) {
             true if kept.is_some() && kept == observed.header.ok() => database.let_writers_go(),
-            true => database.slow_writers(schedule.wal_max),
+            true => database.slow_writers(schedule.most()),
             false => {}
         }
     }

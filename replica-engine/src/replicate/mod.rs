@@ -96,12 +96,13 @@ pub struct ReplicateOptions {
     pub checkpoint_interval: Duration,
     /// How many bytes the log may have, as far as that is up to replication; 64 MiB, unless it is
     /// set. From a quarter on writers are kept waiting for a few milliseconds now and then, until it
-    /// is begun anew; so connections of the application should have a `busy_timeout`. From a half
-    /// on, where it grows faster than it is stored and checkpointed, they are slowed down more and
-    /// more, so that it is hardly exceeded: each transaction waits for some 35 ms in the end. It
-    /// grows further while the whole database is being stored, while the store is away or takes
-    /// longer than five seconds for a file, while an application's reader needs it, and by a
-    /// transaction that is larger. Of several replicas one whose store is away is waited for up to a
+    /// is begun anew; so connections of the application should have a `busy_timeout`. Where it has
+    /// become larger, its file is cut once nobody has committed for a moment. Writers for whom the
+    /// disk or the store is too slow may bring it to four times as much: from here on they are
+    /// slowed down more and more, so that that is hardly exceeded, and each transaction waits for
+    /// some 35 ms in the end. It grows further while the whole database is being stored, while the
+    /// store is away or takes longer than five seconds for a file, while an application's reader
+    /// needs it, and by a transaction that is larger. Of several replicas one whose store is away is waited for up to a
     /// half of it, and one that is slow up to all of it, and nobody is slowed down for either; then
     /// the others go on without it.
     pub wal_max: u64,
@@ -375,7 +376,7 @@ impl Replicator {
         };
         let synced = self.synced.as_ref();
         match synced.and_then(|observed| due(&schedule, observed, past, quiet)) {
-            Some(how) => self.checkpoint(how).await,
+            Some(how) => self.checkpoint_in(how, quiet).await,
             None => Ok(None),
         }
     }
@@ -391,6 +392,14 @@ impl Replicator {
         &mut self,
         how: Checkpoint,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
+        self.checkpoint_in(how, true).await
+    }
+
+    async fn checkpoint_in(
+        &mut self,
+        how: Checkpoint,
+        quiet: bool,
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
         if self.synced.take().is_none() {
             return Ok(None);
         }
@@ -399,6 +408,7 @@ impl Replicator {
             hold: Arc::clone(&self.hold),
             own: Arc::clone(&self.member),
             schedule: self.schedule(),
+            quiet,
         };
         run_blocking(move || checkpointing.checkpoint(how)).await?
     }
@@ -540,7 +550,7 @@ impl Replicator {
                     .log_len()
                     .is_some_and(|len| schedule.is_watched(len))
             {
-                database.slow_writers(schedule.wal_max);
+                database.slow_writers(schedule.most());
                 break;
             }
         }

@@ -9,6 +9,9 @@ use crate::wal::WalHeader;
 /// From which part of what the log may be on it is begun anew though somebody writes all the time:
 /// one that writes at full speed adds as much again, and more, before that has come about.
 const FIRM_FROM: u64 = 4;
+/// How many times what the log may have a writer may bring it to that is too fast for the disk or
+/// the store. One that is slowed down from less on has less of its speed left than it has alone.
+const MOST: u64 = 4;
 /// From which part on it is watched all the time.
 const WATCHED_FROM: u64 = 16;
 
@@ -34,6 +37,20 @@ impl Schedule {
     /// time.
     pub(crate) fn is_watched(&self, len: u64) -> bool {
         len > self.wal_max / WATCHED_FROM
+    }
+
+    /// How many bytes the log hardly exceeds, whoever writes it.
+    pub(crate) fn most(&self) -> u64 {
+        self.wal_max.saturating_mul(MOST)
+    }
+
+    /// From how many bytes on the file of a log that may be begun anew is cut: one that is written
+    /// all the time would soon be as large again, and that costs more than to write it anew.
+    pub(crate) fn cut_from(&self, quiet: bool) -> u64 {
+        match quiet {
+            true => self.wal_max,
+            false => self.most(),
+        }
     }
 }
 

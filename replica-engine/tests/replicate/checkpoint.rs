@@ -426,6 +426,21 @@ async fn disk_space_is_given_back_of_a_log_that_has_no_frames_from_the_start() {
     live.assert_restorable(replica).await;
 }
 
+#[tokio::test]
+async fn disk_space_is_given_back_while_somebody_writes_only_where_it_is_a_lot() {
+    for (bytes, is_cut) in [(3_000_000, false), (5_000_000, true)] {
+        let (mut live, replica, mut replicator) = replicating_within(1024 * 1024).await;
+        live.run(&format!("INSERT INTO t(b) VALUES(randomblob({bytes}))"));
+        live.sync(&mut replicator).await;
+
+        let done = replicator.upkeep(false).await.expect("it should succeed");
+
+        assert!(done.is_some_and(|done| done.recycled), "{done:?}");
+        assert_eq!(wal_len(&live) == 0, is_cut);
+        live.assert_restorable(replica).await;
+    }
+}
+
 /// An application that writes without a pause until it is told to stop.
 struct Writer {
     stop: Arc<AtomicBool>,
@@ -539,7 +554,7 @@ async fn who_writes_is_slowed_down_once_the_log_is_as_long_as_it_may_be() {
     replica.on(Op::Write).delay(Duration::from_millis(700));
     live.run("PRAGMA busy_timeout=0");
     let write = "INSERT INTO t(b) VALUES(randomblob(30000))";
-    while wal_len(&live) <= WAL_MAX {
+    while wal_len(&live) <= 4 * WAL_MAX {
         live.run(write);
     }
 
