@@ -25,7 +25,7 @@ use crate::restore::run_blocking;
 use crate::upkeep::{Keeper, Known, Told};
 
 /// How many events are kept for whoever does not take them at once.
-const EVENTS_MAX: usize = 64;
+const EVENTS_MAX: usize = 32;
 /// The first pause before something is tried again that failed; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How often the length of a log is looked at within a window, which costs next to nothing.
@@ -338,7 +338,7 @@ impl Running {
                 let Running {
                     replicator, stops, ..
                 } = &mut self;
-                let Some(confirmed) = within(stops, replicator.confirm()).await else {
+                let Some(confirmed) = within(stops, Box::pin(replicator.confirm())).await else {
                     break None;
                 };
                 synced = confirmed.map(|()| stored);
@@ -411,7 +411,8 @@ impl Running {
         let Running {
             replicator, stops, ..
         } = self;
-        let synced = within(stops, replicator.sync()).await;
+        // On the heap, so that it takes no memory for as long as there is nothing to do.
+        let synced = within(stops, Box::pin(replicator.sync())).await;
 
         let after = self.replicator.stored;
         let stored = after.files > before.files;
@@ -454,7 +455,7 @@ impl Running {
         let Running {
             replicator, stops, ..
         } = self;
-        let done = within(stops, replicator.upkeep(quiet)).await?;
+        let done = within(stops, Box::pin(replicator.upkeep(quiet))).await?;
         let checkpoints = self.replicator.hold.past().done;
         if done.is_ok() && self.checkpoint_from.is_some() && checkpoints != self.checkpoints {
             self.checkpoint_from = None;
