@@ -113,6 +113,8 @@ impl Failure {
             ),
             ReplicateError::Conflict { .. } => failure
                 .hint("end the other one, and start again: the whole database is stored anew"),
+            ReplicateError::Replicated { .. } => failure
+                .hint("one process may keep several replicas of a database: give it several URLs"),
             error if error.is_locked() => failure.hint(
                 "a database that is not in WAL mode is put into it while nobody uses it: end what \
                  does, or let that say PRAGMA journal_mode=WAL",

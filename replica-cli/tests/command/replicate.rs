@@ -488,6 +488,32 @@ fn a_database_that_others_have_locked_is_waited_for() {
     assert_eq!(restored(&live.url()), live.rows());
 }
 
+/// Two of them have written the same transactions to one replica, each as it saw them, and for half a
+/// minute neither has noticed.
+#[test]
+fn a_database_that_another_process_replicates_is_waited_for() {
+    let live = Live::new();
+    let mut first = live.replicate(&[]);
+    first.wait_for("synced");
+    let mut second = live.replicate(&[]);
+
+    let told = second.wait_for("locked");
+    live.insert(3);
+    send("TERM", first.id());
+    first.end(0);
+    second.wait_for("synced");
+    live.insert(2);
+    send("TERM", second.id());
+
+    second.end(0);
+    let error = told["error"].as_str().expect("an error");
+    assert!(
+        error.ends_with("is being replicated by another process: end that one first"),
+        "{error}"
+    );
+    assert_eq!(restored(&live.url()), live.rows());
+}
+
 #[test]
 fn a_replica_that_may_be_of_another_database_is_told_and_gone_on_with() {
     let (live, other) = (Live::new(), Live::new());

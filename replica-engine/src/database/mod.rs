@@ -596,7 +596,7 @@ impl Database {
     }
 
     /// The log's file, which SQLite locks nothing of, so that it may be opened and closed.
-    fn open_wal(&self) -> Result<File, ReplicateError> {
+    pub(crate) fn open_wal(&self) -> Result<File, ReplicateError> {
         File::open(&self.wal).map_err(|source| self.unreadable(source))
     }
 

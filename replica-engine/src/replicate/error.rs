@@ -84,6 +84,13 @@ pub enum ReplicateError {
         /// Where the file was.
         path: PathBuf,
     },
+    /// Another process replicates the database, to whichever replica. Two would each begin the log
+    /// anew before the other's replica has it.
+    #[error("{} is being replicated by another process: end that one first", path.display())]
+    Replicated {
+        /// The database.
+        path: PathBuf,
+    },
     /// The database's pages have another size than those in the replica, which can't be mixed.
     #[error(
         "the database has pages of {database} bytes, and its replica pages of {replica}: \
@@ -137,16 +144,17 @@ impl ReplicateError {
         )
     }
 
-    /// Whether somebody else has the database locked, as one is that is not in WAL mode while it is
-    /// read or written.
+    /// Whether somebody else has the database locked: another process that replicates it, or whoever
+    /// reads or writes one that is not in WAL mode.
     pub fn is_locked(&self) -> bool {
-        let ReplicateError::Sqlite { source, .. } = self else {
-            return false;
-        };
-        matches!(
-            source.sqlite_error_code(),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-        )
+        match self {
+            ReplicateError::Replicated { .. } => true,
+            ReplicateError::Sqlite { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+            ),
+            _ => false,
+        }
     }
 
     /// Tells the few failures of SQLite that have a name from the others.

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
+use std::thread;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,6 +22,11 @@ use crate::wal::{Chain, Changed, WalHeader};
 /// replica lacks.
 static HOLDS: LazyLock<Mutex<HashMap<PathBuf, Weak<Hold>>>> = LazyLock::new(Mutex::default);
 
+/// How long another one is waited for that has the database, as one does that is just ending, and
+/// how often that is looked at.
+const OTHER_MAX: Duration = Duration::from_secs(1);
+const OTHER_PAUSE: Duration = Duration::from_millis(10);
+
 /// From which part of what the log may be on it is begun anew without a replica that fails.
 const FAILING_FROM: u64 = 2;
 
@@ -29,6 +37,9 @@ pub(crate) struct Hold {
     pub(crate) wal: PathBuf,
     members: Mutex<Vec<Weak<Member>>>,
     past: Mutex<Checkpoints>,
+    /// The log's file, on which there is a lock for as long as it is open, so that no other process
+    /// replicates the database too. SQLite has locks of its own, and none on this file.
+    _alone: File,
 }
 
 /// What was done to the log, by whichever replica.
@@ -86,13 +97,14 @@ pub(crate) struct Kept {
 impl Hold {
     /// Holds the database at `path`, together with whoever does so already in this process.
     pub(crate) fn open(path: &Path) -> Result<Arc<Hold>, ReplicateError> {
-        let mut opened: Option<Arc<Hold>> = None;
+        let mut opened: Option<(Database, File)> = None;
+        let begun = Instant::now();
         let mut replaced: Option<Arc<Hold>> = None;
         loop {
-            let other = opened.as_ref().map(|opened| opened.path.clone());
+            let other = (opened.as_ref()).map(|(database, _)| database.path().to_owned());
             // What is no file is told by whoever opens it.
-            let other = other.or_else(|| path.canonicalize().ok());
-            let other = other.and_then(|path| Hold::of(&path));
+            let resolved = other.or_else(|| path.canonicalize().ok());
+            let other = resolved.as_deref().and_then(Hold::of);
             if let Some(other) = other.filter(|other| !is_same(&replaced, other)) {
                 match lock(&other.database).observe() {
                     Ok(_) => return Ok(Arc::clone(&other)),
@@ -101,22 +113,39 @@ impl Hold {
                 }
                 replaced = Some(other);
             }
-            let hold = match opened.take() {
-                Some(hold) => hold,
-                None => Arc::new(Hold::new(Database::open(path)?)),
+            // Who only waits keeps nothing of the log from being begun anew.
+            if opened.is_none() && resolved.as_deref().is_some_and(is_taken) {
+                wait(begun, path)?;
+                continue;
+            }
+            let (database, log) = match opened.take() {
+                Some(opened) => opened,
+                None => {
+                    let database = Database::open(path)?;
+                    let log = database.open_wal()?;
+                    (database, log)
+                }
             };
             // It may be the last one who has that, and the list must not be locked when it goes.
             let _other;
             let mut holds = lock(&HOLDS);
-            let other = holds.get(&hold.path).and_then(Weak::upgrade);
-            if other.as_ref().is_none_or(|other| is_same(&replaced, other)) {
+            let other = holds.get(database.path()).and_then(Weak::upgrade);
+            // Otherwise somebody else of this process was first.
+            let is_first = other.as_ref().is_none_or(|other| is_same(&replaced, other));
+            _other = other;
+            // A file system without such locks tells nothing of other processes.
+            if is_first && !matches!(log.try_lock(), Err(TryLockError::WouldBlock)) {
+                let hold = Arc::new(Hold::new(database, log));
                 holds.insert(hold.path.clone(), Arc::downgrade(&hold));
-                _other = other;
                 return Ok(hold);
             }
-            // Somebody else was first.
-            _other = other;
-            opened = Some(hold);
+            drop(holds);
+            if is_first {
+                drop((database, log));
+                wait(begun, path)?;
+            } else {
+                opened = Some((database, log));
+            }
         }
     }
 
@@ -124,8 +153,9 @@ impl Hold {
         lock(&HOLDS).get(path).and_then(Weak::upgrade)
     }
 
-    fn new(database: Database) -> Hold {
+    fn new(database: Database, log: File) -> Hold {
         Hold {
+            _alone: log,
             path: database.path().to_owned(),
             wal: database.wal_path().to_owned(),
             database: Arc::new(Mutex::new(database)),
@@ -211,6 +241,23 @@ impl Hold {
     pub(crate) fn release(&self, database: &Database) -> Result<(), ReplicateError> {
         database.release(|observed| self.has_copied(observed))
     }
+}
+
+/// Whether another process replicates the database at `path`, as far as that can be told.
+fn is_taken(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    File::open(log).is_ok_and(|log| matches!(log.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Waits for a moment, but no longer than until a while after `begun`.
+fn wait(begun: Instant, path: &Path) -> Result<(), ReplicateError> {
+    if begun.elapsed() >= OTHER_MAX {
+        let path = path.to_owned();
+        return Err(ReplicateError::Replicated { path });
+    }
+    thread::sleep(OTHER_PAUSE);
+    Ok(())
 }
 
 fn is_same(one: &Option<Arc<Hold>>, other: &Arc<Hold>) -> bool {
