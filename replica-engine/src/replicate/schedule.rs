@@ -12,8 +12,9 @@ const FIRM_FROM: u64 = 4;
 /// How many times what the log may have a writer may bring it to that is too fast for the disk or
 /// the store. One that is slowed down from less on has less of its speed left than it has alone.
 const MOST: u64 = 4;
-/// From which part on it is watched all the time.
-const WATCHED_FROM: u64 = 16;
+/// From which part on it is watched all the time, which takes a thread: a log that is checkpointed
+/// as often as SQLite does it never comes to that.
+const WATCHED_FROM: u64 = 2;
 
 /// When to checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

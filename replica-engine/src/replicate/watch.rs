@@ -81,7 +81,7 @@ mod inotify {
     /// How long the listener leaves the kernel alone after each: a process that writes without a
     /// pause would wake it with each write, which costs that process a fifth of its speed. What is
     /// written meanwhile is one event.
-    const PAUSE: Duration = Duration::from_millis(2);
+    const PAUSE: Duration = Duration::from_millis(5);
 
     /// None where there is no listener.
     pub(super) static LISTENER: OnceLock<Option<Listener>> = OnceLock::new();
