@@ -36,6 +36,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_micros(100);
 /// How often it tries again, which is more than a second.
 const LOCK_TRIES: i32 = 10_000;
+/// How often who has something to write tries again in the same way, which is as long as SQLite waits
+/// for a lock. SQLite itself looks so seldom after a while that it misses each gap.
+const WRITE_TRIES: i32 = 50_000;
 /// How long it waits before it counts the frames again, where a writer is just changing their
 /// number.
 const COUNT_PAUSE: Duration = Duration::from_millis(1);
@@ -128,7 +131,7 @@ impl Observed {
 impl Database {
     /// Opens the database at `path`, puts it into WAL mode and holds it.
     pub(crate) fn open(path: &Path) -> Result<Database, ReplicateError> {
-        let keeper = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut keeper = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let sqlite = |source| ReplicateError::sqlite("prepare", path, source);
         let mode: String = keeper
             .query_row("PRAGMA journal_mode=WAL", (), |row| row.get(0))
@@ -137,7 +140,10 @@ impl Database {
             let path = path.to_owned();
             return Err(ReplicateError::NotWal { path, mode });
         }
-        keeper.execute_batch(TABLES).map_err(sqlite)?;
+        look_eagerly(&mut keeper)
+            .and_then(|()| keeper.execute_batch(TABLES))
+            .and_then(|()| keeper.busy_timeout(BUSY_TIMEOUT))
+            .map_err(sqlite)?;
         let worker = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         Database::held(path, Keeper::new(keeper), worker)
     }
@@ -295,7 +301,7 @@ impl Database {
 
     /// Sees to it that the log has frames that can't be checkpointed under this hold, so that it
     /// can't be begun anew either.
-    pub(crate) fn pin(&self) -> Result<(), ReplicateError> {
+    pub(crate) fn pin(&mut self) -> Result<(), ReplicateError> {
         if self.observe()?.left() > 0 {
             return Ok(());
         }
@@ -304,12 +310,13 @@ impl Database {
     }
 
     /// Commits a transaction that changes next to nothing.
-    pub(crate) fn bump(&self) -> Result<(), ReplicateError> {
-        let bumped = self
-            .worker
+    pub(crate) fn bump(&mut self) -> Result<(), ReplicateError> {
+        let eagerly = look_eagerly(&mut self.worker);
+        let bumped = self.patient_again(eagerly, || {
             // Whatever the application deletes.
-            .execute_batch(TABLES)
-            .and_then(|()| self.worker.execute(BUMP, ()));
+            let made = self.worker.execute_batch(TABLES);
+            made.and_then(|()| self.worker.execute(BUMP, ()))
+        })?;
         bumped
             .map(drop)
             .map_err(|source| self.failed("write to", source))
@@ -742,6 +749,15 @@ fn shrink(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA shrink_memory")
 }
 
+/// Has `connection` wait for others, for as long as it would, in such a way that it finds the gaps that
+/// writers leave who never pause.
+fn look_eagerly(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_handler(Some(|tries| {
+        thread::sleep(LOCK_PAUSE);
+        tries < WRITE_TRIES
+    }))
+}
+
 /// Reads from byte `offset` on until the buffer is full or the file ends.
 fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
@@ -758,6 +774,8 @@ fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -767,7 +785,7 @@ mod tests {
         let application = Connection::open(&path).expect("a database in a temporary folder");
         let made = application.execute_batch("CREATE TABLE t(a)");
         made.expect("a table can be made");
-        let database = Database::open(&path).expect("it is a database");
+        let mut database = Database::open(&path).expect("it is a database");
         let dropped = application.execute_batch("DROP TABLE _litestream_seq");
         dropped.expect("the table is there");
         database.observe().expect("the log can be read");
@@ -781,6 +799,37 @@ mod tests {
 
         let after = database.observe().expect("the log can be read");
         assert!(after.frames > after.backfilled, "{after:?}");
+    }
+
+    /// A sync was refused for that reason now and then, beside three writers that never paused.
+    #[test]
+    fn what_is_to_be_written_finds_the_gaps_of_a_writer_that_never_pauses() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_application, mut database) = written(&folder);
+        let path = folder.path().join("a.db");
+        let (begun, begins) = std::sync::mpsc::sync_channel(1);
+        let is_over = AtomicBool::new(false);
+
+        let bumped = thread::scope(|scope| {
+            scope.spawn(|| {
+                let writer = Connection::open(&path).expect("it is a database");
+                let patient = writer.busy_timeout(10 * BUSY_TIMEOUT);
+                patient.expect("a connection can be set up");
+                while !is_over.load(Ordering::Relaxed) {
+                    let locked = writer.execute_batch("BEGIN IMMEDIATE");
+                    locked.expect("its turn comes");
+                    begun.try_send(()).ok();
+                    thread::sleep(20 * COUNT_PAUSE);
+                    writer.execute_batch("COMMIT").expect("it has written");
+                }
+            });
+            begins.recv().expect("it should begin");
+            let bumped = database.bump();
+            is_over.store(true, Ordering::Relaxed);
+            bumped
+        });
+
+        bumped.expect("there are gaps");
     }
 
     /// A database with some frames in its log, and the application that has written them.
