@@ -65,6 +65,9 @@ struct State {
     is_dropped: bool,
 }
 
+/// A brake that leaves the write lock to others of us until this is dropped.
+pub(super) struct Paused<'a>(&'a Brake);
+
 /// What is done to writers whose log has some length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slice {
@@ -155,6 +158,20 @@ impl Brake {
     pub(super) fn resume(&self) {
         self.shared.lock().is_paused = false;
         self.shared.changed.notify_all();
+    }
+}
+
+impl Brake {
+    /// The same, for as long as that is kept.
+    pub(super) fn paused(&self) -> Paused<'_> {
+        self.pause();
+        Paused(self)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
     }
 }
 
@@ -364,6 +381,35 @@ mod tests {
         });
 
         assert!(is_slow);
+        assert!(brake.works());
+    }
+
+    /// Who has just written comes back first, and where a turn is one transaction long, who waits
+    /// for longer never had one.
+    #[test]
+    fn each_of_two_writers_has_its_turn() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (connection, writer) = (open(&folder), open(&folder));
+        while file::log_len(&connection).expect("it has a log") <= MAX {
+            write(&writer).expect("nobody else writes");
+        }
+        let brake = Brake::start(&folder.path().join("a.db"), MAX);
+        let written = [0, 1].map(|_| std::sync::atomic::AtomicU32::new(0));
+        let count = |at: usize| written[at].load(std::sync::atomic::Ordering::Relaxed);
+
+        thread::scope(|scope| {
+            for (at, writer) in [connection, writer].into_iter().enumerate() {
+                let (written, count) = (&written, &count);
+                scope.spawn(move || {
+                    writer.busy_timeout(LONG).expect("a connection");
+                    while (0..2).any(|at| count(at) < 5) {
+                        write(&writer).expect("each has its turn");
+                        written[at].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+
         assert!(brake.works());
     }
 

@@ -402,6 +402,8 @@ impl Database {
         self.brake.iter().for_each(Brake::pause);
         let locked = self.try_lock_writers();
         if !matches!(locked, Ok(true)) {
+            // Whatever has failed, nobody is kept from writing by it.
+            end(&self.worker).ok();
             self.brake.iter().for_each(Brake::resume);
         }
         locked
@@ -420,10 +422,8 @@ impl Database {
             return Ok(false);
         }
         // What it has kept from being overwritten can't be meanwhile.
-        if let Err(source) = begun.and_then(|()| self.keeper.end()) {
-            end(&self.worker).ok();
-            return Err(self.failed("lock", source));
-        }
+        let locked = begun.and_then(|()| self.keeper.end());
+        locked.map_err(|source| self.failed("lock", source))?;
         Ok(true)
     }
 
@@ -467,13 +467,11 @@ impl Database {
     /// Gives back the disk space of a log that is in the database file as a whole, if nobody is
     /// reading or writing it at this very moment: this waits for nobody.
     pub(crate) fn truncate(&self) -> Result<Backfill, ReplicateError> {
-        self.brake.iter().for_each(Brake::pause);
+        let _paused = self.brake.as_ref().map(Brake::paused);
         let at_once = self.worker.busy_timeout(Duration::ZERO);
-        let truncated = self.patient_again(at_once, || {
+        self.patient_again(at_once, || {
             self.between_locks("PRAGMA wal_checkpoint(TRUNCATE)")
-        });
-        self.brake.iter().for_each(Brake::resume);
-        truncated?
+        })?
     }
 
     /// Lets go of the checkpoint lock for a checkpoint, and takes it again.

@@ -1,5 +1,6 @@
 //! Checkpoints the log, so that it can be begun anew.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -114,6 +115,12 @@ struct Share {
 /// The replicas for which a checkpoint is made. Where that fails, nobody knows what the log is.
 struct Shares(Vec<Share>);
 
+/// A database whose writers are slowed down, where they are at all, until it is dropped.
+struct Slowing<'a>(&'a mut Database);
+
+/// A database that nobody can write to until it is dropped.
+struct Locked<'a>(&'a Database);
+
 /// What stands between a replica and a checkpoint.
 enum Obstacle {
     /// What is in the database file is being stored.
@@ -154,10 +161,7 @@ impl Checkpointing {
         let Some((how, shares)) = shares else {
             return Ok(None);
         };
-        database.slow_writers_on(true);
-        let done = self.checkpoint_for(&mut database, shares, how, log);
-        database.slow_writers_on(false);
-        done
+        self.checkpoint_for(&mut database, shares, how, log)
     }
 
     /// Checkpoints the `log` for those whom it can be made for.
@@ -169,6 +173,8 @@ impl Checkpointing {
         log: Option<WalHeader>,
     ) -> Result<Option<Checkpointed>, ReplicateError> {
         let bounds = Bounds::after(self.hold.past().vain);
+        let mut slowing = Slowing::on(database);
+        let database = &mut *slowing;
         let (mut checkpointed, hindrance) = match how {
             Checkpoint::Gentle => (self.gentle(database, &shares)?, None),
             Checkpoint::Firm => self.firm(database, &shares, bounds)?,
@@ -317,8 +323,9 @@ impl Checkpointing {
             };
             return Ok((None, hindrance));
         }
-        let done = while_nobody_writes(database, shares, ahead, bounds);
-        database.unlock_writers()?;
+        let locked = Locked(database);
+        let done = while_nobody_writes(locked.0, shares, ahead, bounds);
+        locked.end()?;
         let done = done?;
         self.hold.release(database)?;
         Ok(done)
@@ -395,6 +402,46 @@ fn backfill_all(database: &Database) -> Result<Option<Checkpointed>, ReplicateEr
         }
         tries += 1;
         thread::sleep(BACKFILL_PAUSE);
+    }
+}
+
+impl Slowing<'_> {
+    fn on(database: &mut Database) -> Slowing<'_> {
+        database.slow_writers_on(true);
+        Slowing(database)
+    }
+}
+
+impl Deref for Slowing<'_> {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0
+    }
+}
+
+impl DerefMut for Slowing<'_> {
+    fn deref_mut(&mut self) -> &mut Database {
+        self.0
+    }
+}
+
+impl Drop for Slowing<'_> {
+    fn drop(&mut self) {
+        self.0.slow_writers_on(false);
+    }
+}
+
+impl Locked<'_> {
+    fn end(self) -> Result<(), ReplicateError> {
+        self.0.unlock_writers()
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// Does nothing more where that has been done.
+    fn drop(&mut self) {
+        self.0.unlock_writers().ok();
     }
 }
 
@@ -646,4 +693,41 @@ fn is_recycled(database: &Database, copied: &Chain) -> Result<bool, ReplicateErr
     Ok(header != Ok(*copied.header())
         || frames == 0
         || (frames == copied.frames() && frames == backfilled))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn everybody_can_write_again_whatever_happens_under_the_write_lock() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        let made = application.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+        let at_once = application.busy_timeout(Duration::ZERO);
+        at_once.expect("a connection can be set up");
+        let mut database = Database::open(&path).expect("it is a database");
+        let mut is_refused = false;
+
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let locked = database.lock_writers();
+            assert!(locked.expect("nobody writes"));
+            let _locked = Locked(&database);
+            let refused = application.execute_batch("INSERT INTO t VALUES(1)");
+            is_refused = refused.is_err();
+            panic!("something that nobody has thought of");
+        }));
+
+        assert!(panicked.is_err() && is_refused);
+        let written = application.execute_batch("INSERT INTO t VALUES(2)");
+        written.expect("nobody is in the way");
+        let observed = database.observe().expect("the log can be read");
+        assert!(observed.frames > 0);
+    }
 }
