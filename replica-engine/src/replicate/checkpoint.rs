@@ -85,6 +85,7 @@ pub struct Checkpointed {
 }
 
 /// A checkpoint that one of a database's replicas makes for all of them.
+#[derive(Clone)]
 pub(crate) struct Checkpointing {
     pub(crate) hold: Arc<Hold>,
     pub(crate) own: Arc<Member>,
@@ -164,6 +165,29 @@ impl Checkpointing {
         self.checkpoint_for(&mut database, shares, how, log)
     }
 
+    /// Checkpoints what was `observed` where no replica needs the log: none of them attends. `None`
+    /// where that can't be at present.
+    pub(crate) fn checkpoint_for_nobody(
+        &self,
+        database: &mut Database,
+        how: Checkpoint,
+        observed: &Observed,
+    ) -> Result<Option<Checkpointed>, ReplicateError> {
+        if !database.lock()? {
+            return Ok(None);
+        }
+        let log = observed.header.ok();
+        {
+            let mut past = self.hold.past();
+            past.kept = past.kept.filter(|kept| Some(*kept) == log);
+            if log.is_some() && log == past.recycled {
+                past.read(log);
+            }
+        }
+        self.hold.slow_writers(database, observed, &self.schedule);
+        self.checkpoint_for(database, Shares(Vec::new()), how, log)
+    }
+
     /// Checkpoints the `log` for those whom it can be made for.
     fn checkpoint_for(
         &self,
@@ -179,13 +203,17 @@ impl Checkpointing {
             Checkpoint::Gentle => (self.gentle(database, &shares)?, None),
             Checkpoint::Firm => self.firm(database, &shares, bounds)?,
         };
-        let end = self.own.standing().end();
         let mut recycled = None;
-        if let (Some(done), Some(end)) = (&mut checkpointed, end)
+        if let Some(done) = &mut checkpointed
             && done.recycled
         {
-            done.recycled = is_recycled(database, &end)?;
-            recycled = done.recycled.then_some(*end.header());
+            // Whoever does not attend says nothing of this log.
+            let end = self.own.standing().end().filter(|_| !shares.0.is_empty());
+            if let Some(end) = end {
+                done.recycled = is_recycled(database, &end)?;
+            }
+            let log = end.map_or(log, |end| Some(*end.header()));
+            recycled = log.filter(|_| done.recycled);
         }
         if recycled.is_some()
             && shares.are_complete()
@@ -356,9 +384,9 @@ fn while_nobody_writes(
         |end: &Chain| observed.header == Ok(*end.header()) && observed.frames == end.frames();
     let have_all = ends().all(|end| has_all(&end));
     let left = observed.left();
-    let page_size = ends().map(|end| end.header().page_size().get()).max();
+    let page_size = observed.header.map_or(0, |header| header.page_size().get());
     let is_little = left <= bounds.backfilled
-        && u64::from(left) * u64::from(page_size.unwrap_or(0)) <= bounds.backfilled_bytes;
+        && u64::from(left) * u64::from(page_size) <= bounds.backfilled_bytes;
     let checkpointed = match have_all && is_little {
         true => backfill_all(database)?,
         false => None,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::decide::{Place, SnapshotReason};
 use super::error::ReplicateError;
+use super::outage::Standstill;
 use super::pending::{Contents, Pending, lock};
 use super::schedule::Schedule;
 use crate::database::{Copies, Database, Frames, Observed};
@@ -81,6 +82,8 @@ pub(crate) struct Standing {
     pub(crate) is_let_go: bool,
     /// Whether the last sync has failed.
     pub(crate) is_failing: bool,
+    /// Since when nothing of what it lacks was stored, as far as somebody has looked at that.
+    pub(crate) standstill: Option<Standstill>,
     /// Told when the others go on without it.
     pub(crate) on_let_go: Option<Box<dyn Fn() + Send>>,
 }
@@ -189,15 +192,7 @@ impl Hold {
             place.complete &= is_kept;
             place.empty &= is_kept;
         }
-        let member = Arc::new(Member(Mutex::new(Standing {
-            attends: place.is_ok(),
-            place,
-            pending: None,
-            kept: None,
-            is_let_go: false,
-            is_failing: false,
-            on_let_go: None,
-        })));
+        let member = Arc::new(Member(Mutex::new(Standing::new(place))));
         let mut members = lock(&self.members);
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(&member));
@@ -297,6 +292,19 @@ impl fmt::Debug for Member {
 }
 
 impl Standing {
+    pub(crate) fn new(place: Result<Place, SnapshotReason>) -> Standing {
+        Standing {
+            attends: place.is_ok(),
+            place,
+            pending: None,
+            kept: None,
+            is_let_go: false,
+            is_failing: false,
+            standstill: None,
+            on_let_go: None,
+        }
+    }
+
     /// Up to where everything is in the replica, or in memory.
     pub(crate) fn end(&self) -> Option<Chain> {
         let place = self.place.ok()?.end;

@@ -7,6 +7,7 @@ mod glance;
 mod hold;
 mod likeness;
 mod looks;
+mod outage;
 mod pending;
 mod prepare;
 mod resume;
@@ -102,9 +103,17 @@ pub struct ReplicateOptions {
     /// slowed down more and more, so that that is hardly exceeded, and each transaction waits for
     /// some 35 ms in the end. It grows further while the whole database is being stored, while the
     /// store is away or takes longer than five seconds for a file, while an application's reader
-    /// needs it, and by a transaction that is larger. Of several replicas one whose store is away is waited for up to a
-    /// half of it, and one that is slow up to all of it, and nobody is slowed down for either; then
-    /// the others go on without it.
+    /// needs it, and by a transaction that is larger.
+    ///
+    /// Where the store takes nothing for ten seconds, because it is away or hangs, and the log has
+    /// grown by eight times as much meanwhile, it is kept no longer, so that the disk does not fill:
+    /// it is begun anew as ever from then on, and the replica gets the whole database once its store
+    /// is back, as [`Event::LeftBehind`] tells. So a larger `wal_max` makes more of an outage cost
+    /// no snapshot. A store that is slower than what is written, and takes all of it in the end, is
+    /// waited for.
+    ///
+    /// Of several replicas one whose store is away is waited for up to a half of it, and one that is
+    /// slow up to all of it, and nobody is slowed down for either; then the others go on without it.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and
@@ -322,8 +331,17 @@ impl Replicator {
     ///
     /// Any [`ReplicateError`].
     pub async fn sync(&mut self) -> Result<Synced, ReplicateError> {
-        let synced = self.store_all().await;
+        let checkpointing = self.checkpointing(false);
+        let synced = tokio::select! {
+            biased;
+            synced = self.store_all() => synced,
+            never = checkpointing.bound_log() => match never {},
+        };
         self.member.standing().is_failing = synced.is_err();
+        match synced {
+            Ok(_) => self.member.standing().standstill = None,
+            Err(_) => checkpointing.bound_log_now().await,
+        }
         synced
     }
 
@@ -404,12 +422,7 @@ impl Replicator {
             return Ok(None);
         }
         self.hold.past().at = Instant::now();
-        let checkpointing = Checkpointing {
-            hold: Arc::clone(&self.hold),
-            own: Arc::clone(&self.member),
-            schedule: self.schedule(),
-            quiet,
-        };
+        let checkpointing = self.checkpointing(quiet);
         run_blocking(move || checkpointing.checkpoint(how)).await?
     }
 
@@ -655,6 +668,15 @@ impl Replicator {
             pages: self.options.checkpoint_pages,
             interval: self.options.checkpoint_interval,
             wal_max: self.options.wal_max,
+        }
+    }
+
+    fn checkpointing(&self, quiet: bool) -> Checkpointing {
+        Checkpointing {
+            hold: Arc::clone(&self.hold),
+            own: Arc::clone(&self.member),
+            schedule: self.schedule(),
+            quiet,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A file of a replica that is to be stored: what is in it, and how its bytes come about.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -40,6 +40,10 @@ pub(crate) struct Pending {
     pub(crate) frames: Arc<Frames>,
     /// Whether all of its bytes were handed to the store some time.
     pub(crate) handed_on: Arc<AtomicBool>,
+    /// How many of its bytes the store has taken at most, where they come piece by piece.
+    pub(crate) taken: Arc<AtomicU64>,
+    /// The same of the file that restores begin with, where there is one before it.
+    pub(crate) start_taken: Arc<AtomicU64>,
     /// Whether the database file may have been changed since, where it has the whole database.
     pub(crate) void: Arc<AtomicBool>,
     /// The number of the hold under which it was found.
@@ -95,8 +99,16 @@ impl Pending {
                 header.timestamp(),
             ),
             handed_on: Arc::default(),
+            taken: Arc::clone(&self.start_taken),
             ..self.clone()
         })
+    }
+
+    /// How far its way to the store is: a file that begins anew has not got on before it is further
+    /// than it was.
+    pub(crate) fn progress(&self) -> u64 {
+        let taken = [&self.taken, &self.start_taken].map(|taken| taken.load(Ordering::Relaxed));
+        taken.iter().sum()
     }
 
     /// Whether the replica may have it, because all of its bytes were handed to the store.
@@ -164,25 +176,32 @@ impl Making {
             Arc::clone(&self.pending.handed_on),
             Arc::clone(&self.failure),
         );
-        Box::pin(stream::try_unfold(Some(self.begin()), move |made| {
-            let (handed_on, failure) = (Arc::clone(&handed_on), Arc::clone(&failure));
-            async move {
-                let Some(made) = made else {
-                    return Ok(None);
-                };
-                match made.next().await? {
-                    Ok((piece, rest)) => {
-                        handed_on.fetch_or(rest.is_none(), Ordering::Relaxed);
-                        Ok(Some((piece, rest)))
-                    }
-                    Err(error) => {
-                        let message = format!("the database can't be copied: {error}");
-                        *lock(&failure) = Some(error);
-                        Err(Error::new(ErrorKind::Other, message))
+        let taken = Arc::clone(&self.pending.taken);
+        Box::pin(stream::try_unfold(
+            (Some(self.begin()), 0),
+            move |(made, before)| {
+                let (handed_on, failure) = (Arc::clone(&handed_on), Arc::clone(&failure));
+                let taken = Arc::clone(&taken);
+                async move {
+                    let Some(made) = made else {
+                        return Ok(None);
+                    };
+                    match made.next().await? {
+                        Ok((piece, rest)) => {
+                            handed_on.fetch_or(rest.is_none(), Ordering::Relaxed);
+                            let after = before + piece.len() as u64;
+                            taken.fetch_max(after, Ordering::Relaxed);
+                            Ok(Some((piece, (rest, after))))
+                        }
+                        Err(error) => {
+                            let message = format!("the database can't be copied: {error}");
+                            *lock(&failure) = Some(error);
+                            Err(Error::new(ErrorKind::Other, message))
+                        }
                     }
                 }
-            }
-        }))
+            },
+        ))
     }
 
     fn begin(self) -> Made {

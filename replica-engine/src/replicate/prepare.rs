@@ -191,6 +191,8 @@ impl Preparing {
             changed: Arc::new(changed),
             frames: Arc::new(frames),
             handed_on: Arc::default(),
+            taken: Arc::default(),
+            start_taken: Arc::default(),
             void: Arc::default(),
             hold: database.hold_number(),
         })

@@ -392,9 +392,15 @@ impl Running {
             return Some(None);
         };
         let is_failing = self.interrupted.is_some();
-        within(&mut self.stops, workers.turn(is_failing))
-            .await
-            .map(Some)
+        let checkpointing = self.replicator.checkpointing(false);
+        let turn = async {
+            tokio::select! {
+                biased;
+                turn = workers.turn(is_failing) => turn,
+                never = checkpointing.bound_log() => match never {},
+            }
+        };
+        within(&mut self.stops, turn).await.map(Some)
     }
 
     /// Ends the upkeep, and returns when it has, with what it has panicked with, if it has.

@@ -24,8 +24,8 @@ pub struct Status {
     pub bytes: u64,
     /// How many bytes the database's log takes on the disk.
     pub wal_bytes: u64,
-    /// Whether other replicas of the same database have gone on without this one, which was too far
-    /// behind, since it had everything: see [`Event::LeftBehind`].
+    /// Whether the log has been begun anew without this replica, which was too far behind, since it
+    /// had everything: see [`Event::LeftBehind`].
     pub left_behind: bool,
     /// What is wrong at present.
     pub trouble: Option<Trouble>,
@@ -85,10 +85,11 @@ pub enum Event {
         /// How long it was interrupted.
         after: Duration,
     },
-    /// Other replicas of the same database need its log to be begun anew, and go on without this one,
-    /// which lacks too much of it. Nothing that it has is lost by that: once its store can be
-    /// written again it gets what it lacks if the log still has that, and otherwise the whole
-    /// database. It is not told again until it has everything.
+    /// The log is begun anew without this replica, which lacks too much of it: for other replicas of
+    /// the same database, or because its store has taken nothing for so long that the disk would
+    /// fill (see [`wal_max`](crate::ReplicateOptions::wal_max)). Nothing that it has is lost by that:
+    /// once its store can be written again it gets what it lacks if the log still has that, and
+    /// otherwise the whole database. It is not told again until it has everything.
     LeftBehind,
     /// Files of the replica were put together to one, which may be a snapshot.
     Compacted {

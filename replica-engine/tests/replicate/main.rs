@@ -7,6 +7,7 @@ mod follow;
 mod format;
 mod lock_page;
 mod model;
+mod outage;
 mod resume;
 mod running;
 mod several;

@@ -278,14 +278,14 @@ async fn the_database_file_is_left_alone_while_another_replica_gets_the_whole_of
     synced(&mut first).await;
     let mut second = opened(&live, &replicas[1]).await;
     let slow = replicas[1].on(Op::Write).at_byte(3_000_000);
-    slow.delay(Duration::from_secs(20));
+    slow.delay(Duration::from_secs(9));
     let before = live.state();
 
     let storing = tokio::spawn(async move {
         let synced = second.sync().await;
         (second, synced)
     });
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     for _ in 0..3 {
         live.run("UPDATE t SET b = randomblob(6000000)");
         synced(&mut first).await;

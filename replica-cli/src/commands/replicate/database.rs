@@ -577,8 +577,8 @@ impl Keeping<'_> {
             }
             Event::LeftBehind => {
                 let message = format_args!(
-                    "it lacks too much of the log, which is begun anew for the other replicas: it \
-                     gets what it lacks, and maybe the whole database, once its store takes it"
+                    "it lacks too much of the log, which is begun anew without it: it gets what it \
+                     lacks, and maybe the whole database, once its store takes it"
                 );
                 database.tell(LogLevel::Warn, "left_behind", message, json!({}));
             }
