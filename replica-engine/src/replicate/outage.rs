@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::checkpoint::Checkpointing;
 use super::error::ReplicateError;
-use super::hold::Standing;
+use super::hold::{Member, Standing};
 use super::pending::lock;
 use super::schedule::{Past, due};
 use crate::restore::run_blocking;
@@ -63,6 +63,20 @@ impl Standing {
     /// Whether the others, or we, have gone on without it, and it has not come back since.
     fn is_gone(&self) -> bool {
         self.is_let_go && !self.attends
+    }
+}
+
+impl Member {
+    /// Returns once nothing more was stored for a while.
+    pub(crate) async fn stands_still(&self) {
+        let (mut since, mut mark) = (Instant::now(), self.standing().mark());
+        while since.elapsed() <= STANDSTILL_MIN {
+            sleep(LOOK_PAUSE).await;
+            let now = self.standing().mark();
+            if now != mark {
+                (since, mark) = (Instant::now(), now);
+            }
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use replica_core::{Timestamp, Txid};
+use replica_core::{Error, ErrorKind, Timestamp, Txid};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -318,7 +319,7 @@ impl Running {
             if is_last {
                 panicked = panicked.or(self.end_upkeep().await);
             }
-            let Some(turn) = self.turn().await else {
+            let Some(mut turn) = self.turn().await else {
                 break None;
             };
             let wanted = *self.wants.borrow_and_update();
@@ -326,7 +327,7 @@ impl Running {
             self.watch.forget();
             let (begun, now) = (Instant::now(), (self.replicator.options.clock)());
             let quiet = self.looks.is_quiet();
-            let Some(mut synced) = self.sync().await else {
+            let Some(mut synced) = self.sync(&mut turn).await else {
                 break None;
             };
             if is_last {
@@ -412,13 +413,13 @@ impl Running {
 
     /// Stores what is committed, and says whether that was anything; `None` where there is no time
     /// left.
-    async fn sync(&mut self) -> Option<Result<bool, ReplicateError>> {
+    async fn sync(&mut self, turn: &mut Option<Turn>) -> Option<Result<bool, ReplicateError>> {
         let before = self.replicator.stored;
         let Running {
             replicator, stops, ..
         } = self;
         // On the heap, so that it takes no memory for as long as there is nothing to do.
-        let synced = within(stops, Box::pin(replicator.sync())).await;
+        let synced = within(stops, Box::pin(sync_in_turn(replicator, turn))).await;
 
         let after = self.replicator.stored;
         let stored = after.files > before.files;
@@ -591,6 +592,33 @@ impl Running {
     /// Tells whoever listens.
     fn tell(&self, event: Event) {
         self.events.send(event).ok();
+    }
+}
+
+/// Syncs, and gives that up where the store takes nothing while others wait for their turn.
+async fn sync_in_turn(
+    replicator: &mut Replicator,
+    turn: &mut Option<Turn>,
+) -> Result<Synced, ReplicateError> {
+    let own = Arc::clone(&replicator.member);
+    let mut sync = pin!(replicator.sync());
+    let Some(turn) = turn else {
+        return sync.await;
+    };
+    loop {
+        tokio::select! {
+            biased;
+            synced = &mut sync => return synced,
+            () = own.stands_still() => {}
+        }
+        if turn.fails() {
+            return sync.await;
+        }
+        if turn.is_last() {
+            own.standing().is_failing = true;
+            let message = "the store takes nothing, and other databases wait for their turn";
+            return Err(Error::new(ErrorKind::Unavailable, message).into());
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 ///
 /// That bounds the memory, the threads and the requests to stores of a process with thousands of
 /// databases. Those whose store fails share a quarter of the turns, so that they don't hold up
-/// others; as many jobs of the upkeep go on besides.
+/// others; as many jobs of the upkeep go on besides. One that gets nothing stored for ten seconds
+/// counts as one of those, and where there are enough of them and others wait it is given up, and
+/// tried again in their turn.
 #[derive(Clone)]
 pub struct Workers(Arc<Turns>);
 
@@ -26,7 +28,9 @@ struct Turns {
 /// The right to do something now, for as long as it is kept.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    failing: Option<OwnedSemaphorePermit>,
+    _one: Option<OwnedSemaphorePermit>,
+    turns: [Arc<Semaphore>; 2],
 }
 
 impl Workers {
@@ -45,24 +49,40 @@ impl Workers {
 
     /// Waits for a turn to replicate, which has failed the last time or not.
     pub(crate) async fn turn(&self, is_failing: bool) -> Turn {
-        let failing = match is_failing {
-            true => permit(&self.0.failing).await,
-            false => None,
-        };
-        Turn {
-            _permits: [failing, permit(&self.0.all).await],
-        }
+        turn(&self.0.all, &self.0.failing, is_failing).await
     }
 
     /// Waits for a turn to do a job of the upkeep, which has failed the last time or not.
     pub(crate) async fn upkeep_turn(&self, is_failing: bool) -> Turn {
-        let failing = match is_failing {
-            true => permit(&self.0.failing_upkeep).await,
-            false => None,
-        };
-        Turn {
-            _permits: [failing, permit(&self.0.upkeep).await],
+        turn(&self.0.upkeep, &self.0.failing_upkeep, is_failing).await
+    }
+}
+
+impl Turn {
+    /// Counts it as one of those that fail from now on, where there may be one more.
+    pub(crate) fn fails(&mut self) -> bool {
+        let [_, failing] = &self.turns;
+        if self.failing.is_none() {
+            self.failing = Arc::clone(failing).try_acquire_owned().ok();
         }
+        self.failing.is_some()
+    }
+
+    /// Whether there is none left for others.
+    pub(crate) fn is_last(&self) -> bool {
+        let [all, _] = &self.turns;
+        all.available_permits() == 0
+    }
+}
+
+async fn turn(all: &Arc<Semaphore>, failing: &Arc<Semaphore>, is_failing: bool) -> Turn {
+    Turn {
+        failing: match is_failing {
+            true => permit(failing).await,
+            false => None,
+        },
+        _one: permit(all).await,
+        turns: [Arc::clone(all), Arc::clone(failing)],
     }
 }
 

@@ -128,6 +128,38 @@ async fn databases_whose_store_hangs_leave_turns_to_others() {
     healthy.assert_restorable().await;
 }
 
+/// A first attempt was taken for one that gets on, so that enough stores that hung from the start had
+/// all the turns.
+#[tokio::test(start_paused = true)]
+async fn databases_whose_store_hangs_from_the_start_leave_turns_to_others() {
+    let four = workers(4);
+    let mut hanging = Vec::new();
+    for _ in 0..6 {
+        let replica = MockClient::new();
+        replica.on(Op::Write).every(1).hang();
+        hanging.push(Shared::start(&four, replica).await);
+    }
+
+    let begun = Instant::now();
+    let healthy = Shared::start(&four, MockClient::new()).await;
+    healthy.sync().await;
+    let first = begun.elapsed();
+    sleep(60 * SECOND).await;
+    let begun = Instant::now();
+    healthy.live.run("INSERT INTO t(a) VALUES('some')");
+    healthy.sync().await;
+
+    assert!(first < 60 * SECOND, "{first:?}");
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    let told = hanging.iter().filter(|shared| {
+        let trouble = shared.replication.status().trouble;
+        trouble.is_some()
+    });
+    // Nobody else waits for the turn of another one.
+    assert_eq!(told.count(), 3);
+    healthy.assert_restorable().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_waits_for_its_turn_no_longer_than_it_may() {
     let one = workers(1);
