@@ -801,7 +801,7 @@ mod tests {
 
     /// A sync was refused for that reason now and then, beside three writers that never paused.
     #[test]
-    fn what_is_to_be_written_finds_the_gaps_of_a_writer_that_never_pauses() {
+    fn what_is_to_be_written_finds_the_gaps_of_a_writer_that_hardly_pauses() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (_application, mut database) = written(&folder);
         let path = folder.path().join("a.db");
@@ -817,8 +817,9 @@ mod tests {
                     let locked = writer.execute_batch("BEGIN IMMEDIATE");
                     locked.expect("its turn comes");
                     begun.try_send(()).ok();
-                    thread::sleep(20 * COUNT_PAUSE);
+                    thread::sleep(BUSY_TIMEOUT / 10);
                     writer.execute_batch("COMMIT").expect("it has written");
+                    thread::sleep(2 * COUNT_PAUSE);
                 }
             });
             begins.recv().expect("it should begin");
