@@ -14,7 +14,7 @@ use std::error::Error;
 use std::future::{IntoFuture, pending};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -33,7 +33,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{RwLock, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long whoever writes a note waits for the replica to have it.
@@ -69,8 +69,8 @@ pub(crate) struct Settings {
 struct Service {
     settings: Settings,
     connection: Mutex<Connection>,
-    /// From when it has begun until the end.
-    replication: RwLock<Option<Replication>>,
+    /// From when it has begun.
+    replication: OnceLock<Replication>,
 }
 
 #[tokio::main]
@@ -109,7 +109,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let listener = TcpListener::bind(settings.address).await?;
     let service = Arc::new(Service {
         connection: Mutex::new(open(&settings)?),
-        replication: RwLock::new(None),
+        replication: OnceLock::new(),
         settings,
     });
     let events = match service.settings.policy {
@@ -192,7 +192,8 @@ impl Service {
         if let Some(deadline) = deadline {
             replication.sync_within(deadline).await?;
         }
-        *self.replication.write().await = Some(replication);
+        // Nobody else begins.
+        let _ = self.replication.set(replication);
         Ok(events)
     }
 
@@ -254,11 +255,10 @@ impl Service {
 
     /// Stores what is not stored yet, as far as there is time, and says what is missing.
     async fn end(&self) -> Result<(), Failure> {
-        // Whoever has it to read is done within `STORED_WITHIN`.
-        let Some(replication) = self.replication.write().await.take() else {
+        let Some(replication) = self.replication.get() else {
             return Err("the replica has nothing of this run: replication never began".into());
         };
-        let ended = replication.shut_down(SHUTDOWN).await;
+        let ended = replication.stop(SHUTDOWN).await;
         if ended.complete {
             return Ok(());
         }
@@ -310,9 +310,9 @@ async fn add(
     if let Policy::Degrade = service.settings.policy {
         return Ok((StatusCode::CREATED, String::from("written\n")));
     }
-    let stored = match &*service.replication.read().await {
+    let stored = match service.replication.get() {
         Some(replication) => replication.sync_within(STORED_WITHIN).await,
-        None => return Err(Broken("the service ends".into())),
+        None => return Err(Broken("nothing is replicated yet".into())),
     };
     Ok(match stored {
         Ok(txid) => (
@@ -329,10 +329,8 @@ async fn add(
 /// Whether the replica is kept, for whatever watches over the service. That takes a service away
 /// which is not well, so one that may go on without its replica is well all the same.
 async fn health(State(service): State<Arc<Service>>) -> Response {
-    let status = match &*service.replication.read().await {
-        Some(replication) => replication.status(),
-        None => Status::default(),
-    };
+    let replication = service.replication.get();
+    let status = replication.map_or_else(Status::default, Replication::status);
     let is_replicated = status.complete_at.is_some() && status.trouble.is_none() && !status.ended;
     let code = match service.settings.policy {
         Policy::FailFast(_) if !is_replicated => StatusCode::SERVICE_UNAVAILABLE,

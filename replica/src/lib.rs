@@ -61,13 +61,18 @@
 //! replicated by one process: for several replicas of it that opens a [`Replicator`] for each, with
 //! the same options, and each goes on at its own pace. A store that is slow or away holds up no other.
 //!
-//! A store that gives no answer is an error of [`Replicator::open`]. Once it is started, what fails
+//! A store that gives no answer is an error of [`Replicator::open`], which takes two seconds to tell
+//! so, or some more where it hangs. It is a [`ReplicateError::Store`] then whose
+//! [`is_transient`](Error::is_transient) says that it may pass: whoever wants a service to start
+//! without its store opens again until it does, and nothing is lost meanwhile. A wrong key, bucket or
+//! host key is none that may pass. Once it is started, what fails
 //! is tried again for as long as it takes ([`Event::Interrupted`], and then [`Event::Resumed`]),
 //! unless it lasts: [`ReplicateError::is_lasting`]. What the application does about that is its own
 //! policy: go on and report itself as degraded, or end. The example `service` has both.
 //!
-//! Those who ask, such as the handlers of a server, need `&Replication`, and the end needs the whole
-//! of it: an `RwLock<Option<Replication>>` that they share is one place for it.
+//! Those who ask, such as the handlers of a server, need `&Replication`, and so does
+//! [`Replication::stop`]: an [`Arc`](std::sync::Arc) or a [`OnceLock`](std::sync::OnceLock) that they
+//! share is a place for it.
 //!
 //! # Restore
 //!

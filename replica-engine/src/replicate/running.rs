@@ -256,19 +256,35 @@ impl Replication {
     ///
     /// Where the future is dropped it ends at once.
     pub async fn shut_down(mut self, deadline: Duration) -> Ended {
-        self.stop
-            .send_replace(Some(later(Instant::now(), deadline)));
+        let ended = self.stop(deadline).await;
         if let Err(error) = (&mut self.task).await
             && let Ok(panic) = error.try_into_panic()
         {
             std::panic::resume_unwind(panic);
         }
+        ended
+    }
+
+    /// The same for whoever shares it with others, as with the handlers of a server, whose syncs fail
+    /// from then on. It returns once the database is closed. Of several calls the first one says until
+    /// when.
+    ///
+    /// Where the future is dropped it ends by the deadline all the same.
+    pub async fn stop(&self, deadline: Duration) -> Ended {
+        self.stop.send_if_modified(|stop| {
+            let is_first = stop.is_none();
+            stop.get_or_insert(later(Instant::now(), deadline));
+            is_first
+        });
+        let mut progress = self.progress.clone();
+        // The task is the last one who has the other end, and lets go of it after the database.
+        while progress.changed().await.is_ok() {}
         let Progress {
             status,
             complete,
             acknowledged,
             ..
-        } = self.progress.borrow().clone();
+        } = progress.borrow().clone();
         Ended {
             complete,
             acknowledged,

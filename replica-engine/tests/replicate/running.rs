@@ -293,6 +293,47 @@ async fn a_database_that_was_replaced_ends_it() {
     assert!(!ended.complete && ended.status.trouble.is_some());
 }
 
+/// Whoever shares it had to take it out of a lock to end it.
+#[tokio::test]
+async fn a_replication_that_is_shared_is_stopped_by_any_of_those_who_have_it() {
+    let (live, replica, replication) = running().await;
+    let shared = Arc::new(replication);
+    let other = Arc::clone(&shared);
+    insert(&live);
+
+    let ended = timeout(LONG, shared.stop(LONG)).await.expect("it ends");
+    let again = timeout(LONG, other.stop(LONG)).await.expect("it has ended");
+
+    assert!(ended.complete && again.complete);
+    assert_eq!(ended.status.txid, again.status.txid);
+    assert_restorable(&live, &replica).await;
+    other.sync().await.expect_err("it has ended");
+    // Nobody holds the database any more.
+    let busy = live
+        .application()
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0));
+    assert_eq!(busy, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_nobody_waits_for_ends_it_all_the_same() {
+    let (live, replica, replication) = running().await;
+    replica
+        .on(Op::Write)
+        .times(100_000)
+        .fail(ErrorKind::Unavailable);
+    insert(&live);
+
+    timeout(Duration::from_secs(1), replication.stop(LONG))
+        .await
+        .expect_err("it takes a minute");
+    let begun = Instant::now();
+    let ended = replication.stop(Duration::MAX).await;
+
+    assert!(!ended.complete && ended.status.ended);
+    assert!(begun.elapsed() <= LONG, "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn somebody_else_who_writes_to_the_replica_ends_it() {
     let (live, replica, replication) = running().await;
