@@ -1,7 +1,7 @@
 //! The first word with a store.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -33,7 +33,7 @@ pub(crate) async fn reach(location: &Location) -> Result<Arc<dyn ReplicaClient>,
         .map_err(|error| could_not_open(location).because_of(Some(&error)))?;
     match first_answer(&client).await {
         Ok(()) => Ok(client),
-        Err(error) => Err(could_not_open(location).because_of(Some(&error))),
+        Err(error) => Err(refused_by(location, &error)),
     }
 }
 
@@ -42,14 +42,26 @@ pub(crate) fn could_not_open(location: &Location) -> Failure {
     Failure::new(Status::Usage, format!("could not open {location}"))
 }
 
-/// Says on stderr that any server would do.
+/// The same for one whose store has met `error`, which may pass.
+pub(crate) fn refused_by(location: &Location, error: &Error) -> Failure {
+    let failure = could_not_open(location).because_of(Some(error));
+    match error.is_transient() {
+        true => failure.that_may_pass(),
+        false => failure,
+    }
+}
+
+/// Says on stderr, once, that any server would do.
 fn warn_if_unverified(location: &Location) {
+    static WARNED: Once = Once::new();
     if location.is_unverified() {
-        // There is nobody to tell that stderr is closed.
-        let _ = writeln!(
-            io::stderr(),
-            "warning: skip-verify: whoever is in between can read and change everything"
-        );
+        WARNED.call_once(|| {
+            // There is nobody to tell that stderr is closed.
+            let _ = writeln!(
+                io::stderr(),
+                "warning: skip-verify: whoever is in between can read and change everything"
+            );
+        });
     }
 }
 

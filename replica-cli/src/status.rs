@@ -86,6 +86,7 @@ pub(crate) struct Failure {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    may_pass: bool,
 }
 
 impl Failure {
@@ -95,6 +96,7 @@ impl Failure {
             message: message.into(),
             causes: Vec::new(),
             hint: None,
+            may_pass: false,
         }
     }
 
@@ -133,10 +135,28 @@ impl Failure {
         self
     }
 
+    /// The same failure, caused by another one.
+    pub(crate) fn because(mut self, cause: Failure) -> Failure {
+        self.causes.push(cause.message);
+        self.causes.extend(cause.causes);
+        self
+    }
+
     /// The same failure, with what to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same failure, which the same call may not meet a little later.
+    pub(crate) fn that_may_pass(mut self) -> Failure {
+        self.may_pass = true;
+        self
+    }
+
+    /// Whether the same call may succeed a little later, as where a store is away.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.may_pass
     }
 
     /// The same failure, which has left behind what `left` says.

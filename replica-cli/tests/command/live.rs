@@ -97,6 +97,16 @@ impl Live {
         args.chain([text(&path), &url]).map(str::to_owned).collect()
     }
 
+    /// The arguments that replicate it to these places, with a log for people.
+    pub(crate) fn plain_args_to(&self, urls: &[&str]) -> Vec<String> {
+        let path = self.path();
+        let args = ["replicate", text(&path)];
+        args.iter()
+            .chain(urls)
+            .map(|arg| (*arg).to_owned())
+            .collect()
+    }
+
     /// The arguments that replicate it to `url`, with a log that tells everything as JSON.
     pub(crate) fn args(&self, flags: &[&str], url: &str) -> Vec<String> {
         let path = self.path();

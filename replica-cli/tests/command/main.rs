@@ -1,5 +1,6 @@
 //! The command as its users meet it: arguments in, output and exit status out.
 
+mod away;
 mod bad_input;
 mod bench;
 mod buckets;

@@ -12,7 +12,7 @@ use crate::stores::{Bucket, Sftp, at, run};
 
 /// The command gives a store half a minute to answer for the first time. This is generous to a
 /// machine that is busy, and far below what the layers of a replica wait.
-const SOON: Duration = Duration::from_secs(75);
+pub(crate) const SOON: Duration = Duration::from_secs(75);
 
 /// A secret of each kind, none of which may be seen.
 const SECRETS: [&str; 4] = [

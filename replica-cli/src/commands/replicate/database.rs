@@ -1,5 +1,6 @@
 //! One database that is replicated.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -15,13 +16,13 @@ use replica::{
 };
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::log::{Log, in_one_line};
 use super::upkeep::Done;
-use super::{Job, LogLevel};
-use crate::contact::{could_not_open, reach};
+use super::{Job, LogLevel, WORKERS};
+use crate::contact::{could_not_open, reach, refused_by};
 use crate::output;
 use crate::status::{Failure, Status};
 
@@ -30,8 +31,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How soon a database is opened again that was there, and could not be.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// The longest pause before that is tried again for one of several that could not be opened at the
-/// start; the first one is [`OPEN_AGAIN`], and each further one is twice as long.
+/// start, where its store is not just away; the first one is [`OPEN_AGAIN`], and each further one is
+/// twice as long.
 const OPEN_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// For how long a store may keep others from being asked for their first answer.
+const FIRST_ANSWER_ALONE: Duration = Duration::from_secs(1);
 /// How long it is tried at the start to open a database that somebody else has locked.
 const LOCKED_MAX: Duration = Duration::from_secs(30);
 /// The first pause in between; each further one is twice as long, up to [`OPEN_AGAIN`].
@@ -45,14 +49,14 @@ pub(super) struct Database {
     name: String,
     /// Without secrets.
     replica: String,
+    turns: Turns,
+    /// Kept for as long as no child may be started that works with the database.
+    unready: Option<mpsc::Sender<Infallible>>,
 }
 
-/// A database that is to be kept from now on.
-pub(super) struct Reached {
-    database: Database,
-    /// Or why it could not be opened yet, as one of several.
-    opened: Result<Opened, Failure>,
-}
+/// How many databases are opened at the same time, where there are more.
+#[derive(Clone)]
+pub(super) struct Turns(Arc<Semaphore>);
 
 /// What it takes to replicate a database: a store that has answered.
 pub(super) struct Opened {
@@ -62,13 +66,21 @@ pub(super) struct Opened {
 }
 
 impl Database {
-    pub(super) fn new(job: Job, log: Log) -> Database {
+    pub(super) fn new(job: Job, log: Log, turns: Turns) -> Database {
         Database {
             name: job.options.database.display().to_string(),
             replica: job.location.to_string(),
             job,
             log,
+            turns,
+            unready: None,
         }
+    }
+
+    /// Lets nobody start a child, who has the other end of this, before the database may be worked
+    /// with.
+    pub(super) fn hold_up(&mut self, child: mpsc::Sender<Infallible>) {
+        self.unready = Some(child);
     }
 
     /// Looks whether there can be a database and a replica, and changes nothing.
@@ -160,8 +172,8 @@ impl Database {
     /// A client without a layer of the store, which has answered; the database is restored from
     /// there, if that is wanted.
     pub(super) async fn reach(&self) -> Result<Arc<dyn ReplicaClient>, Failure> {
-        let client = reach(&self.job.location).await?;
-        if self.job.restore && !self.path().exists() {
+        let client = self.turns.answered(reach(&self.job.location)).await?;
+        if self.is_to_be_restored() {
             let places = &self.job.places;
             let _turn = places.turn_to_restore().await;
             if self.path().exists() {
@@ -176,6 +188,7 @@ impl Database {
                 Some((from, client)) => (from, client),
                 None => (&self.job.location, replica::stack(Arc::clone(&client))),
             };
+            let _turn = self.turns.turn().await;
             self.restore(from, stacked).await?;
         }
         Ok(client)
@@ -196,6 +209,9 @@ impl Database {
                 self.tell(LogLevel::Info, "not_restored", message, json!({}));
                 return Ok(());
             }
+            Err(RestoreError::Store(error)) if error.is_transient() => {
+                return Err(refused_by(from, &error));
+            }
             Err(error) => return Err(Failure::of(Status::Failed, &error)),
         };
         for damage in &restored.damaged {
@@ -210,9 +226,15 @@ impl Database {
         Ok(())
     }
 
+    /// Whether it has to come from its replica before anybody works with it.
+    fn is_to_be_restored(&self) -> bool {
+        self.job.restore && !self.path().exists()
+    }
+
     /// Reaches the store, and opens the database if it is there.
     pub(super) async fn open(&self) -> Result<Opened, Failure> {
         let client = replica::stack_to_replicate(self.reach().await?);
+        let _turn = self.turns.turn().await;
         let replicator = match self.is_there() {
             true => {
                 let opened = self.replicator(&client).await;
@@ -290,20 +312,43 @@ impl Database {
     }
 }
 
-impl Reached {
-    /// A database, and how it was opened. One of several that could not be is told of, and tried
-    /// again.
-    pub(super) fn new(mut database: Database, opened: Result<Opened, Failure>) -> Reached {
-        if let Err(failure) = &opened {
-            database.job.wait = true;
-            let error = failure.in_one_line();
-            let message = format_args!(
-                "it can't be replicated yet, which is tried again while the others are: {error}"
-            );
-            let fields = json!({ "error": error });
-            database.tell(LogLevel::Error, "put_off", message, fields);
+impl Database {
+    /// Opens it for the first time, unless `stops` says before that it is to end.
+    pub(super) async fn open_first(
+        &mut self,
+        stops: &mut watch::Receiver<bool>,
+    ) -> Result<Opened, Failure> {
+        let opened = tokio::select! {
+            biased;
+            _ = stops.wait_for(|stop| *stop) => Err(self.not_begun()),
+            opened = self.open() => opened,
+        };
+        if opened.is_ok() {
+            self.unready = None;
         }
-        Reached { database, opened }
+        opened
+    }
+
+    /// Tells that it could not be opened yet. A child may start without that, unless it would find
+    /// no database in place of the one that is restored.
+    pub(super) fn put_off(&mut self, failure: &Failure) {
+        if !self.is_to_be_restored() {
+            self.unready = None;
+        }
+        let error = failure.in_one_line();
+        let fields = json!({ "error": error });
+        if failure.may_pass() {
+            let message = format_args!(
+                "it can't be replicated yet, and is as soon as the store answers: {error}"
+            );
+            self.tell(LogLevel::Warn, "put_off", message, fields);
+            return;
+        }
+        self.job.wait = true;
+        let message = format_args!(
+            "it can't be replicated yet, which is tried again while the others are: {error}"
+        );
+        self.tell(LogLevel::Error, "put_off", message, fields);
     }
 
     /// Replicates until `stops` says so, and then stores what is committed, within `deadline`.
@@ -311,17 +356,18 @@ impl Reached {
     /// A store that refuses what is first written to it ends this, unless it is `patient`: whoever
     /// has just started it can do something about that.
     pub(super) async fn keep(
-        self,
+        mut self,
+        opened: Result<Opened, Failure>,
         patient: bool,
         again: bool,
         mut stops: watch::Receiver<bool>,
         deadline: Duration,
     ) -> Result<(), Failure> {
-        let database = &self.database;
-        let Opened { client, replicator } = match self.opened {
+        let Opened { client, replicator } = match opened {
             Ok(opened) => opened,
-            Err(failure) => database.open_again(failure, &mut stops).await?,
+            Err(failure) => self.open_again(failure, again, &mut stops).await?,
         };
+        let database = &self;
         let replicator = match replicator {
             Some(replicator) => replicator,
             None => {
@@ -373,10 +419,12 @@ impl Reached {
 
 impl Database {
     /// Tries again what has failed at the start until it succeeds. What has failed last is the error
-    /// where it is to end before.
+    /// where it is to end before, and where it will not pass by itself, unless it is tried `again`
+    /// all the same.
     async fn open_again(
-        &self,
+        &mut self,
         mut failure: Failure,
+        again: bool,
         stops: &mut watch::Receiver<bool>,
     ) -> Result<Opened, Failure> {
         let mut pause = OPEN_AGAIN;
@@ -388,15 +436,42 @@ impl Database {
             };
             let attempted = tokio::select! {
                 biased;
-                _ = stops.wait_for(|stop| *stop) => return Err(failure),
+                _ = stops.wait_for(|stop| *stop) => {
+                    return Err(match failure.may_pass() {
+                        true => self.not_begun().because(failure),
+                        false => failure,
+                    });
+                }
                 attempted = attempt => attempted,
             };
-            match attempted {
-                Ok(opened) => return Ok(opened),
-                Err(again) => failure = again,
+            let failed = match attempted {
+                Ok(opened) => {
+                    self.unready = None;
+                    return Ok(opened);
+                }
+                Err(failed) => failed,
+            };
+            if failed.may_pass() {
+                pause = OPEN_AGAIN;
+            } else if !again {
+                return Err(failed);
+            } else {
+                if failure.may_pass() {
+                    self.put_off(&failed);
+                }
+                pause = (2 * pause).min(OPEN_AGAIN_MAX);
             }
-            pause = (2 * pause).min(OPEN_AGAIN_MAX);
+            failure = failed;
         }
+    }
+
+    /// The failure for one that was to end before it could be opened.
+    fn not_begun(&self) -> Failure {
+        let (name, replica) = (&self.name, &self.replica);
+        Failure::new(
+            Status::Failed,
+            format!("nothing that was committed to {name} meanwhile is in {replica}"),
+        )
     }
 
     /// Waits until it is there, and opens it. `None` where there is none in the end.
@@ -432,6 +507,30 @@ impl Database {
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = stops.changed() => {}
+            }
+        }
+    }
+}
+
+impl Turns {
+    pub(super) fn new() -> Turns {
+        Turns(Arc::new(Semaphore::new(WORKERS)))
+    }
+
+    async fn turn(&self) -> impl Drop + use<'_> {
+        self.0.acquire().await.expect("it is never closed")
+    }
+
+    /// Waits for the first answer of a store when it is its turn. One that takes long for it holds up
+    /// no other.
+    async fn answered<T>(&self, answer: impl Future<Output = T>) -> T {
+        let turn = self.turn().await;
+        let mut answer = pin!(answer);
+        match timeout(FIRST_ANSWER_ALONE, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                drop(turn);
+                answer.await
             }
         }
     }
@@ -679,7 +778,7 @@ impl Database {
 /// The failure for a database that can't be replicated, or not any more.
 pub(super) fn failed(error: &ReplicateError, database: &Database) -> Failure {
     match error {
-        ReplicateError::Store(_) => could_not_open(&database.job.location).because_of(Some(error)),
+        ReplicateError::Store(error) => refused_by(&database.job.location, error),
         ReplicateError::NotFound { .. } => database.missing(),
         _ if database.job.places.are_several() => {
             let both = format!("{} to {}", database.name, database.replica);

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
-use futures::stream::{self, FuturesUnordered};
+use futures::future::LocalBoxFuture;
+use futures::stream::FuturesUnordered;
 use jiff::SignedDuration;
 use replica::{Config, Location, PassedOver, ReplicateOptions, Workers};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::args::without_secrets;
 use crate::descriptors;
@@ -27,7 +28,7 @@ use crate::signals::Signals;
 use crate::source::{expand, is_database, location};
 use crate::status::{Failure, Status, with_exit_statuses};
 use child::Child;
-use database::{Database, Reached};
+use database::{Database, Opened, Turns};
 use log::Log;
 use places::Places;
 
@@ -58,11 +59,15 @@ Examples:
 /// that Litestream makes, so that either program can go on where the other has stopped. There must
 /// be one of them to a database and to a replica.
 ///
-/// What is wrong at the start is told at once: a database that is none, a store that gives no
-/// answer or refuses to be written. Of several databases such a one is told, and tried again while
-/// the others are replicated. Later a store that is away is tried again, each second at least, for
-/// as long as it takes; the outage is told when it begins and when it ends. What is committed
-/// meanwhile stays in the database's log, which grows.
+/// What is wrong at the start is an error at once: a database that is none, a key, a bucket or a host
+/// key that is wrong, a store that refuses to be written. Of several databases such a one is told,
+/// and tried again while the others are replicated. A store that is away at the start, or gives no
+/// answer within 30 seconds, is told of, and tried again, every few seconds, for as long as it takes;
+/// what is committed meanwhile is stored then. It holds up no other database or replica. Only -once
+/// ends with an error then.
+///
+/// Later a store that is away is tried again, each second at least; the outage is told when it begins
+/// and when it ends. What is committed meanwhile stays in the database's log, which grows.
 ///
 /// The replica is kept small and quick to restore meanwhile, as Litestream does it by default:
 /// files are put together each 30 seconds, 5 minutes and hour, there is a snapshot a day, and what
@@ -76,9 +81,11 @@ Examples:
 /// where not. The second one ends at once, with 130 or 143; one within half a second of the first is
 /// taken for the same.
 ///
-/// With -exec the signals go to the child; the end of the child is the end of this, after the last
-/// sync, with the child's exit status (128 and the number of the signal that has ended it). Where
-/// that is 0, and not everything could be stored, it is 1. A second signal kills the child.
+/// With -exec the child is started once each store has answered or was found to be away, and each
+/// database that is restored is there: without its store that takes until the store is back. The
+/// signals go to the child; the end of the child is the end of this, after the last sync, with the
+/// child's exit status (128 and the number of the signal that has ended it). Where that is 0, and not
+/// everything could be stored, it is 1. A second signal kills the child.
 ///
 /// There is one line on stderr for each thing that happens.
 #[derive(Debug, Args)]
@@ -340,36 +347,61 @@ fn interrupted(signal: Status) -> Failure {
     Failure::new(signal, format!("interrupted by {}", signal.name()))
 }
 
+/// What a database has come to.
+enum Reached {
+    /// It was opened for the first time, or could not be.
+    Opened(Database, Result<Opened, Failure>),
+    /// It is not replicated any more.
+    Ended(Result<(), Failure>),
+}
+
+/// What is done with a database at present.
+type Work = LocalBoxFuture<'static, Reached>;
+
 /// Replicates until a signal comes, the child has ended, or there is nothing left to replicate.
+///
+/// Each database is replicated as soon as it is opened. One of several that is missing, or can't be
+/// opened, keeps no other one from that; it is an error where all are. The child is started once all
+/// have been tried, and what is to be restored is there.
 async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, Failure> {
     descriptors::provide_for(order.jobs.len())?;
     let single = order.jobs.len() == 1;
-    let started = tokio::select! {
-        started = start(order.jobs, log) => started?,
-        signal = signals.next() => return Err(interrupted(signal)),
-    };
-    let mut child = match &order.exec {
-        Some(words) => Some(Child::start(words)?),
-        None => None,
-    };
-
+    let (mut exec, mut child) = (order.exec, None);
+    let patient = exec.is_some();
     // The replications end when this says so.
     let (stop, stops) = watch::channel(false);
-    let patient = child.is_some();
-    let mut kept: FuturesUnordered<_> = started
-        .into_iter()
-        .map(|database| {
-            let timeout = order.shutdown_sync_timeout;
-            // Whoever looks after one database starts it again; of many nobody would notice.
-            database.keep(patient, !single, stops.clone(), timeout)
+    // Nothing is ever sent: it is closed once no database holds up the child.
+    let (unready, mut ready) = mpsc::channel(1);
+    let mut work: FuturesUnordered<Work> = FuturesUnordered::new();
+    let mut refused = Vec::new();
+    for (mut database, checked) in check(order.jobs, log) {
+        let mut stops = stops.clone();
+        database.hold_up(unready.clone());
+        work.push(Box::pin(async move {
+            let opened = match checked {
+                Ok(()) => database.open_first(&mut stops).await,
+                Err(failure) => Err(failure),
+            };
+            Reached::Opened(database, opened)
+        }));
+    }
+    drop(unready);
+    let kept = |database: Database, opened| -> Work {
+        let (stops, timeout) = (stops.clone(), order.shutdown_sync_timeout);
+        // Whoever looks after one database starts it again; of many nobody would notice.
+        let again = !single;
+        Box::pin(async move {
+            Reached::Ended(database.keep(opened, patient, again, stops, timeout).await)
         })
-        .collect();
+    };
+    let (mut untried, mut is_any_kept) = (work.len(), false);
     // The failure that is the last word, and whether there were others, which were told.
     let (mut last, mut others) = (None, false);
     let mut code = 0;
     let mut signalled: Option<Instant> = None;
-    while child.is_some() || !kept.is_empty() {
+    while child.is_some() || !work.is_empty() {
         tokio::select! {
+            biased;
             signal = signals.next() => {
                 match (signalled, &child) {
                     (Some(first), _) if first.elapsed() < ONE_SIGNAL => {}
@@ -381,12 +413,14 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
                         );
                         return Err(Failure::new(signal, message));
                     }
+                    (None, _) if !is_any_kept => return Err(interrupted(signal)),
                     (None, child) => {
                         signalled = Some(Instant::now());
                         log.signalled(signal, child.is_some());
                         match child {
                             Some(child) => child.pass_on(signal),
                             None => {
+                                exec = None;
                                 stop.send_replace(true);
                             }
                         }
@@ -399,14 +433,38 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
                 log.child_ended(code);
                 stop.send_replace(true);
             }
-            Some(result) = kept.next(), if !kept.is_empty() => {
-                match result {
-                    Err(failure) if single && child.is_none() && code == 0 => last = Some(failure),
-                    Err(failure) => {
-                        log.failed(&failure);
-                        others = true;
+            _ = ready.recv(), if exec.is_some() && untried == 0 => {
+                child = exec.take().as_deref().map(Child::start).transpose()?;
+            }
+            Some(reached) = work.next(), if !work.is_empty() => match reached {
+                Reached::Opened(database, opened) => {
+                    untried -= 1;
+                    is_any_kept |= match &opened {
+                        Ok(_) => true,
+                        Err(failure) => failure.may_pass(),
+                    };
+                    match opened {
+                        Ok(opened) => work.push(kept(database, Ok(opened))),
+                        Err(failure) => refused.push((database, failure)),
                     }
-                    Ok(()) => {}
+                    if is_any_kept {
+                        for (mut database, failure) in refused.drain(..) {
+                            if !*stops.borrow() {
+                                database.put_off(&failure);
+                            }
+                            work.push(kept(database, Err(failure)));
+                        }
+                    } else if untried == 0 {
+                        return Err(told_but_one(refused, log));
+                    }
+                }
+                Reached::Ended(Ok(())) => {}
+                Reached::Ended(Err(failure)) if single && child.is_none() && code == 0 => {
+                    last = Some(failure);
+                }
+                Reached::Ended(Err(failure)) => {
+                    log.failed(&failure);
+                    others = true;
                 }
             }
         }
@@ -422,37 +480,33 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
     }
 }
 
-/// Sees to it that all that is needed is there, and opens the databases. One of several that is
-/// missing, or can't be opened, keeps no other one from being replicated; it is an error where all
-/// are.
-async fn start(jobs: Vec<Job>, log: &Log) -> Result<Vec<Reached>, Failure> {
-    let databases = jobs.into_iter().map(|job| Database::new(job, log.clone()));
-    let mut databases: Vec<Database> = databases.collect();
-    let mut checked: Vec<_> = databases.iter().map(Database::check).collect();
-    if checked.iter().any(Result::is_ok) {
-        for (database, checked) in databases.iter_mut().zip(&mut checked) {
+/// Looks at all databases, before any of them is changed. Where one is missing and others are not, it
+/// is waited for.
+fn check(jobs: Vec<Job>, log: &Log) -> Vec<(Database, Result<(), Failure>)> {
+    let turns = Turns::new();
+    let databases = jobs.into_iter();
+    let databases = databases.map(|job| Database::new(job, log.clone(), turns.clone()));
+    let mut databases: Vec<_> = databases
+        .map(|database| {
+            let checked = database.check();
+            (database, checked)
+        })
+        .collect();
+    if databases.iter().any(|(_, checked)| checked.is_ok()) {
+        for (database, checked) in &mut databases {
             if matches!(checked, Err(failure) if failure.status == Status::Nothing) {
                 database.wait_for_it();
                 *checked = database.check();
             }
         }
     }
-    // Nothing is changed before all have been looked at.
-    let opening = databases.iter().zip(checked);
-    let opening = opening.map(|(database, checked)| async move {
-        checked?;
-        database.open().await
-    });
-    let opened: Vec<_> = stream::iter(opening).buffered(WORKERS).collect().await;
-    if opened.iter().any(Result::is_ok) {
-        let reached = databases.into_iter().zip(opened);
-        let reached = reached.map(|(database, opened)| Reached::new(database, opened));
-        return Ok(reached.collect());
-    }
-    let mut failures = opened.into_iter().filter_map(Result::err);
+    databases
+}
+
+/// The first failure, after the others were told.
+fn told_but_one(refused: Vec<(Database, Failure)>, log: &Log) -> Failure {
+    let mut failures = refused.into_iter().map(|(_, failure)| failure);
     let first = failures.next();
-    for failure in failures {
-        log.failed(&failure);
-    }
-    first.map_or(Ok(Vec::new()), Err)
+    failures.for_each(|failure| log.failed(&failure));
+    first.unwrap_or_else(|| Failure::new(Status::Nothing, "there is nothing to replicate"))
 }

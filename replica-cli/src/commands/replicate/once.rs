@@ -7,7 +7,7 @@ use replica::{FileInfo, ReplicaClient, Replicator, Synced};
 use serde_json::json;
 
 use super::Job;
-use super::database::{Database, failed};
+use super::database::{Database, Turns, failed};
 use super::log::Log;
 use crate::output;
 use crate::status::{Failure, Status};
@@ -19,7 +19,9 @@ pub(super) async fn run(
     json: bool,
     log: &Log,
 ) -> Result<Status, Failure> {
-    let databases = jobs.into_iter().map(|job| Database::new(job, log.clone()));
+    let turns = Turns::new();
+    let databases = jobs.into_iter();
+    let databases = databases.map(|job| Database::new(job, log.clone(), turns.clone()));
     let databases: Vec<Database> = databases.collect();
     // What is wrong with one of several keeps no other one from being stored.
     let single = databases.len() == 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use replica::{Location, ReplicaClient, Survey, Timestamp};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::contact::{could_not_open, reach};
+use crate::contact::{reach, refused_by};
 use crate::status::Failure;
 
 /// The places of all replicas of one database.
@@ -43,8 +43,7 @@ impl Places {
             let asked = async {
                 let client = replica::stack(reach(location).await?);
                 let survey = Survey::new(&client).await;
-                let survey =
-                    survey.map_err(|error| could_not_open(location).because_of(Some(&error)))?;
+                let survey = survey.map_err(|error| refused_by(location, &error))?;
                 Ok((client, survey))
             };
             let (client, survey) = asked.await.map_err(|failure: Failure| {
