@@ -153,6 +153,29 @@ impl ConfigArgs {
         }
     }
 
+    /// The same, which must be one of `database`.
+    fn find_place_of(
+        &self,
+        config: &Path,
+        database: &Path,
+        place: &Location,
+    ) -> Result<Source, Failure> {
+        let source = self.find_place(config, place)?;
+        let wanted = absolute(database);
+        match &source.database {
+            Some(found) if absolute(found) != wanted => Err(Failure::new(
+                Status::Usage,
+                format!(
+                    "{}: {place} is the replica of {}, and not of {}",
+                    config.display(),
+                    found.display(),
+                    wanted.display()
+                ),
+            )),
+            _ => Ok(source),
+        }
+    }
+
     fn find(&self, config: &Path, database: &Path) -> Result<Source, Failure> {
         let location = Config::read(config, expand(self.no_expand_env))
             .and_then(|config| config.replica_of(database))
@@ -173,12 +196,10 @@ impl Source {
         config: &ConfigArgs,
     ) -> Result<Source, Failure> {
         if let Some(replica) = replica {
-            return match config.config {
-                Some(_) => Err(Failure::new(
-                    Status::Usage,
-                    "a replica and -config do not go together",
-                )),
-                None => at(location(replica)?),
+            let place = location(replica)?;
+            return match &config.config {
+                Some(path) => config.find_place_of(path, database, &place),
+                None => at(place),
             };
         }
         match &config.config {
@@ -279,6 +300,11 @@ pub(crate) fn location(text: &OsStr) -> Result<Location, Failure> {
             .map_err(|error: LocationError| Failure::of(Status::Usage, &error)),
         None => Ok(Location::Folder(text.into())),
     }
+}
+
+/// A path as an absolute one, in the words it was given in where it can't be made one.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whether this is for [`Location`] to judge, as against a path.

@@ -24,7 +24,8 @@ Examples:
   replica verify app.db file:///backups/app
   replica verify app.db s3://bucket/app
   replica verify -scratch /var/tmp -json app.db sftp://me@host/backups/app
-  replica verify -config replica.yml /var/lib/app.db";
+  replica verify -config replica.yml /var/lib/app.db
+  replica verify -config replica.yml /var/lib/app.db s3://bucket/app    one of several";
 
 /// Restore a replica, and compare it with its live database
 ///
@@ -48,7 +49,8 @@ pub(crate) struct DrillArgs {
     database: PathBuf,
 
     /// Its replica: a URL (s3://bucket/prefix, sftp://user@host/path, file:///path/to/replica) or
-    /// a folder [default: that of the configuration]
+    /// a folder; with -config, the one of several that the database has there [default: that of the
+    /// configuration]
     #[arg(value_name = "REPLICA")]
     replica: Option<OsString>,
 

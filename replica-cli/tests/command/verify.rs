@@ -174,7 +174,7 @@ fn what_is_not_there_is_told() {
         unnamed.stderr
     );
     assert!(
-        without_config.stderr.contains("do not go together"),
+        without_config.stderr.contains("/nowhere.yml"),
         "{}",
         without_config.stderr
     );
@@ -184,4 +184,47 @@ fn what_is_not_there_is_told() {
         missing.stderr
     );
     assert!(!nowhere.exists());
+}
+
+#[test]
+fn one_of_several_replicas_of_a_configuration_is_verified_by_its_url() {
+    let (live, other) = (Live::new(), Live::new());
+    let [a, b, of_other] = [live.beside("a"), live.beside("b"), other.beside("replica")]
+        .map(|path| format!("file://{}", path.display()));
+    let config = live.beside("litestream.yml");
+    let (path, other_path) = (live.path(), other.path());
+    let lines = format!(
+        "dbs:\n  - path: {}\n    replicas:\n      - url: {a}\n      - url: {b}\n  - path: {}\n    \
+         replica:\n      url: {of_other}\n",
+        path.display(),
+        other_path.display()
+    );
+    fs::write(&config, lines).expect("a file can be written");
+    replica(["replicate", "-once", "-config", text(&config)]).ended(0);
+    fs::remove_dir_all(live.beside("a")).expect("it is there");
+    let verify = |replicas: &[&str], status| {
+        let args = ["verify", "-config", text(&config), text(&path)];
+        replica(args.iter().chain(replicas)).ended(status)
+    };
+
+    let unclear = verify(&[], 2);
+    let gone = verify(&[&a], 3);
+    let good = verify(&[&b], 0);
+    let foreign = verify(&[&of_other], 2);
+    let nowhere = verify(&["file:///nowhere"], 2);
+
+    let told = format!("say which one by its URL: {a} or {b}");
+    assert!(unclear.stderr.contains(&told), "{unclear:?}");
+    let told = format!("no replica at {a}: ");
+    assert!(gone.stderr.contains(&told), "{gone:?}");
+    let told = format!("good: {b} gives {} at ", path.display());
+    assert!(good.stdout.starts_with(&told), "{good:?}");
+    let told = format!(
+        "{of_other} is the replica of {}, and not of {}",
+        other_path.display(),
+        path.display()
+    );
+    assert!(foreign.stderr.contains(&told), "{foreign:?}");
+    let told = "no database has a replica at file:///nowhere";
+    assert!(nowhere.stderr.contains(told), "{nowhere:?}");
 }
