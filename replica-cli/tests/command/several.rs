@@ -5,8 +5,9 @@ use std::fs;
 use serde_json::Value;
 
 use crate::interruption::send;
-use crate::live::{Live, Running, restored, rows};
+use crate::live::{Live, Running, restored, rows, sqlite};
 use crate::replica::{replica, text};
+use crate::stores::{Bucket, Sftp};
 
 /// The URLs of two replicas of the database.
 fn urls(live: &Live) -> [String; 2] {
@@ -172,4 +173,101 @@ fn one_of_several_replicas_of_a_configuration_is_named_by_its_url() {
     let told = "no database has a replica at file:///nowhere";
     assert!(nowhere.stderr.contains(told), "{nowhere:?}");
     assert_eq!(rows(&output), live.rows());
+}
+
+/// A user who has a bucket and knows an SFTP server, which serves the folder of the database.
+fn replicate_to_servers(live: &Live, bucket: &Bucket, sftp: &Sftp) -> (Running, [String; 2]) {
+    let urls = [bucket.url("app"), sftp.url("/replica")];
+    let mut args = live.args(&[], &urls[0]);
+    args.push(urls[1].clone());
+    let mut command = bucket.command(args);
+    command.env("HOME", sftp.in_home(""));
+    let mut running = Running::of(command);
+    for _ in &urls {
+        running.wait_for("synced");
+    }
+    (running, urls)
+}
+
+/// Checks what a restore from the bucket gives.
+#[track_caller]
+fn check_bucket(live: &Live, bucket: &Bucket, url: &str) {
+    let output = live.beside("restored.db");
+    bucket.run(["restore", "-o", text(&output), url]).ended(0);
+    assert_eq!(rows(&output), live.rows());
+}
+
+#[test]
+fn a_bucket_that_is_away_holds_up_no_server_and_gets_everything_once_it_is_back() {
+    let live = Live::new();
+    let (bucket, sftp) = (Bucket::empty(), Sftp::of(&live.beside("")));
+    let (mut running, [url, server]) = replicate_to_servers(&live, &bucket, &sftp);
+
+    bucket.server.close();
+    live.insert(20);
+    let interrupted = running.wait_for("interrupted");
+    let without_bucket = restored(&live.url());
+    let all = live.rows();
+    live.insert(5);
+    bucket.server.reopen();
+    let resumed = running.wait_for("resumed");
+    send("TERM", running.id());
+
+    let told = running.end(0);
+    assert_eq!([&interrupted["replica"], &resumed["replica"]], [&url, &url]);
+    assert!(without_bucket.len() > 1 && all.starts_with(&without_bucket));
+    let mut stopped: Vec<_> = told.all("stopped");
+    stopped.retain(|line| line["replica"] != url.as_str());
+    assert_eq!(stopped.len(), 1);
+    let secrets = [bucket.server.secret_key(), sftp.server.password()];
+    let lines = told.lines.join("\n");
+    assert!(
+        !secrets.iter().any(|secret| lines.contains(secret)),
+        "{lines}"
+    );
+    assert!(server.contains(sftp.server.password()));
+    assert_eq!(restored(&live.url()), live.rows());
+    check_bucket(&live, &bucket, &url);
+}
+
+/// The log is begun anew without a replica whose store is away once it has half of the 64 MiB that
+/// it may have.
+#[test]
+fn a_place_that_is_left_behind_is_named_and_gets_the_whole_database() {
+    let live = Live::new();
+    let (bucket, sftp) = (Bucket::empty(), Sftp::of(&live.beside("")));
+    let (mut running, [url, _]) = replicate_to_servers(&live, &bucket, &sftp);
+    bucket.server.close();
+    live.insert(1);
+    wait_for(&mut running, "interrupted", &url);
+
+    for _ in 0..10 {
+        sqlite(
+            &live.path(),
+            "INSERT INTO t(a) VALUES(printf('%.*c', 5000000, 'x'))",
+        );
+    }
+    let left_behind = running.wait_for("left_behind");
+    while running.wait_for("checkpointed")["recycled"] != true {}
+    // The log is begun anew.
+    live.insert(1);
+    bucket.server.reopen();
+    let stored = loop {
+        let line = wait_for(&mut running, "stored", &url);
+        if !line["snapshot"].is_null() {
+            break line;
+        }
+    };
+    wait_for(&mut running, "resumed", &url);
+    send("TERM", running.id());
+
+    let told = running.end(0);
+    assert_eq!(
+        (&left_behind["level"], &left_behind["replica"]),
+        (&"warn".into(), &url.as_str().into())
+    );
+    assert!(stored["snapshot"].is_string(), "{stored}");
+    assert_eq!(told.all("left_behind").len(), 1, "{told:#?}");
+    assert_eq!(restored(&live.url()), live.rows());
+    check_bucket(&live, &bucket, &url);
 }
