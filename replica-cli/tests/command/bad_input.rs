@@ -1,14 +1,15 @@
 //! What goes wrong is told in words that help, with the right exit status, and leaves nothing.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::replica::{Golden, Ran, finish, folder, names, replica};
+use crate::live::{Live, sqlite};
+use crate::replica::{Golden, Ran, finish, folder, names, replica, text};
 
 /// Restores from `source` with `flags`, which must fail with `status` and tell `message`, and
 /// leave nothing.
@@ -474,6 +475,199 @@ fn what_is_no_regular_file_is_refused_before_it_is_opened() {
 
         let message = format!("error: {} is not a regular file\n", pipe.display());
         assert_eq!(ran.stderr, message);
+    }
+}
+
+/// All files below a folder, with what they hold.
+fn contents(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder can be read") {
+            let path = entry.expect("a folder can be read").path();
+            if path.is_dir() {
+                found.push((path.clone(), None));
+                folders.push(path);
+            } else {
+                let content = fs::read(&path).expect("a file can be read");
+                found.push((path, Some(content)));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Each command with what it can't work on: how it ends, and the words that it tells.
+#[test]
+fn whatever_is_wrong_is_told_and_nothing_is_changed() {
+    let live = Live::new();
+    live.insert(3);
+    let source = live.beside("source");
+    let source = format!("file://{}", source.display());
+    replica(["replicate", "-once", text(&live.path()), &source]).ended(0);
+    let place = folder();
+    let at = |name: &str| place.path().join(name);
+    fs::write(at("text"), "This is no database, but a text.".repeat(200)).expect("a file");
+    let noise = (0..8192_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8);
+    fs::write(at("encrypted"), noise.collect::<Vec<_>>()).expect("a file");
+    fs::write(at("empty"), "").expect("a file");
+    fs::create_dir(at("folder")).expect("a folder");
+    fs::write(at("file"), "in the way").expect("a file");
+    sqlite(&at("app.db"), "CREATE TABLE t(a)");
+    let [text_, encrypted, empty, folder_, app, file] =
+        ["text", "encrypted", "empty", "folder", "app.db", "file"].map(at);
+    let [text_, encrypted, empty, folder_, app, file] =
+        [&text_, &encrypted, &empty, &folder_, &app, &file].map(|path| text(path));
+    let output = at("restored.db");
+    let output = text(&output);
+    let replica_below_a_file = format!("{file}/replica");
+    let new = at("new");
+    let new = text(&new);
+    let before = contents(place.path());
+
+    let no_database = "is not a SQLite database, or it is encrypted";
+    for (args, status, told) in [
+        (&["replicate", text_, new][..], 1, no_database),
+        (&["replicate", encrypted, new], 1, no_database),
+        (&["replicate", folder_, new], 2, "is not a regular file"),
+        (&["replicate", app, file], 2, "is not a folder"),
+        (
+            &["replicate", app, &replica_below_a_file],
+            2,
+            "is not a folder",
+        ),
+        (
+            &["replicate", app, "s4://bucket/app"],
+            2,
+            "unknown scheme s4://",
+        ),
+        (&["replicate", app, "s3://"], 2, "s3://"),
+        (&["replicate", "-once", text_, new], 1, no_database),
+        (&["replicate", "-once", encrypted, new], 1, no_database),
+        (
+            &["replicate", "-once", folder_, new],
+            2,
+            "is not a regular file",
+        ),
+        (&["replicate", "-once", app, file], 2, "is not a folder"),
+        (&["verify", text_, &source], 4, no_database),
+        (&["verify", encrypted, &source], 4, no_database),
+        (&["verify", folder_, &source], 4, folder_),
+        (&["verify", empty, &source], 4, empty),
+        (&["verify", app, file], 3, "it is a file, not a folder"),
+        (&["verify", app, folder_], 3, "the folder has no ltx folder"),
+        (
+            &["verify", app, "s4://bucket/app"],
+            2,
+            "unknown scheme s4://",
+        ),
+        (&["status", text_], 3, "it is a file, not a folder"),
+        (&["status", folder_], 3, "the folder has no ltx folder"),
+        (&["status", app], 2, "is a SQLite database, not a replica"),
+        (&["status", "s4://bucket/app"], 2, "unknown scheme s4://"),
+        (&["snapshot", file], 3, "it is a file, not a folder"),
+        (&["snapshot", folder_], 3, "the folder has no ltx folder"),
+        (&["snapshot", app], 2, "is a SQLite database, not a replica"),
+        (&["snapshot", "s4://bucket/app"], 2, "unknown scheme s4://"),
+        (
+            &["compact", "-level", "1", file],
+            3,
+            "it is a file, not a folder",
+        ),
+        (
+            &["compact", "-level", "1", folder_],
+            3,
+            "the folder has no ltx folder",
+        ),
+        (
+            &["compact", "-level", "1", app],
+            2,
+            "is a SQLite database, not a replica",
+        ),
+        (
+            &["compact", "-level", "1", "s4://b/app"],
+            2,
+            "unknown scheme s4://",
+        ),
+        (
+            &["compact", "-level", "9", &source],
+            2,
+            "a snapshot is made by replica snapshot",
+        ),
+        (
+            &["restore", "-o", output, file],
+            3,
+            "it is a file, not a folder",
+        ),
+        (
+            &["restore", "-o", output, folder_],
+            3,
+            "the folder has no ltx folder",
+        ),
+        (
+            &["restore", "-o", output, app],
+            2,
+            "is a SQLite database, not a replica",
+        ),
+        (
+            &["restore", "-o", output, "s4://b/app"],
+            2,
+            "unknown scheme s4://",
+        ),
+        (&["restore", "-o", folder_, &source], 1, folder_),
+        (
+            &["restore", "-o", &replica_below_a_file, &source],
+            1,
+            "it is not a folder",
+        ),
+    ] {
+        let ran = replica(args);
+
+        assert_eq!(ran.status, Some(status), "{args:?}: {ran:#?}");
+        assert!(ran.stderr.starts_with("error: "), "{args:?}: {ran:#?}");
+        assert!(ran.stderr.contains(told), "{args:?}: {ran:#?}");
+        assert_eq!(ran.stdout, "", "{args:?}");
+        let changed = contents(place.path()) != before;
+        assert!(!changed, "{args:?} has changed {:?}", names(place.path()));
+    }
+}
+
+/// Where a store takes no new files, as on a disk that is mounted to be read, nothing is stored and
+/// nothing is lost.
+#[test]
+fn a_replica_that_can_not_be_written_is_told_by_whatever_writes_to_it() {
+    let live = Live::new();
+    live.insert(3);
+    replica(live.plain_args(&["-once"])).ended(0);
+    live.insert(3);
+    replica(live.plain_args(&["-once"])).ended(0);
+    let closed = live.beside("replica");
+    open_tree(&live.beside(""));
+    for level in ["0", "9"] {
+        let folder = closed.join("ltx").join(level);
+        fs::set_permissions(folder, Permissions::from_mode(0o555)).expect("a mode can be set");
+    }
+    fs::set_permissions(closed.join("ltx"), Permissions::from_mode(0o555))
+        .expect("a mode can be set");
+    let before = contents(&closed);
+    let url = live.url();
+    let open = folder();
+    fs::set_permissions(open.path(), Permissions::from_mode(0o777)).expect("a mode can be set");
+
+    for args in [&["snapshot", &url][..], &["compact", "-level", "1", &url]] {
+        let ran = as_nobody(&open.path().join("program"), args).ended(1);
+
+        let message = format!("error: can't put the files of {url} together\n  cause: ");
+        assert!(ran.stderr.starts_with(&message), "{ran:#?}");
+        assert!(
+            ran.stderr.to_lowercase().contains("permission denied"),
+            "{ran:#?}"
+        );
+        assert!(
+            contents(&closed) == before,
+            "{args:?} has changed the replica"
+        );
     }
 }
 
