@@ -468,14 +468,14 @@ mod tests {
              \x20 - path: /s3.db\n\
              \x20   replica: {url: s3://bucket/path}\n",
         );
-        let here = std::env::current_dir().unwrap();
+        let here = std::env::current_dir().expect("this process is somewhere");
 
         assert_eq!(
-            config.replica_of("/var/lib/a.db").unwrap(),
+            config.replica_of("/var/lib/a.db").expect("it has one"),
             Location::Folder("/backups/a b".into())
         );
         assert_eq!(
-            config.replica_of(here.join("b.db")).unwrap(),
+            config.replica_of(here.join("b.db")).expect("it has one"),
             Location::Folder(here.join("backups/b"))
         );
     }
@@ -564,7 +564,7 @@ mod tests {
         );
 
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
-        let place = config.replica_of("/db").unwrap();
+        let place = config.replica_of("/db").expect("it has one");
         assert!(!format!("{place} {place:?}").contains("hush"), "{place:?}");
     }
 
@@ -574,7 +574,7 @@ mod tests {
         let config = config("dbs: [{path: ~/app.db, replica: {path: ~/backups}}]");
 
         assert_eq!(
-            config.replica_of(home.join("app.db")).unwrap(),
+            config.replica_of(home.join("app.db")).expect("it has one"),
             Location::Folder(home.join("backups"))
         );
     }
@@ -587,10 +587,11 @@ mod tests {
             (Expand::Environment, "/x/y"),
             (Expand::Nothing, "/x${REPLICA_TEST_UNSET}/y"),
         ] {
-            let config = Config::parse("replica.yml".into(), text, expand).unwrap();
+            let config =
+                Config::parse("replica.yml".into(), text, expand).expect("it is well formed");
 
             assert_eq!(
-                config.replica_of("/db").unwrap(),
+                config.replica_of("/db").expect("it has one"),
                 Location::Folder(path.into())
             );
         }
@@ -600,10 +601,11 @@ mod tests {
     fn one_of_several_replicas_is_found_by_its_url_and_has_its_settings() {
         let text = "dbs:\n  - path: /other\n  - path: /db\n    replicas:\n      - path: /a\n      \
                     - {url: 's3://bucket/b', region: here}\n";
-        let config = Config::parse("replica.yml".into(), text, Expand::Nothing).unwrap();
-        let at = |url: &str| config.replica_at(&url.parse().unwrap());
+        let config =
+            Config::parse("replica.yml".into(), text, Expand::Nothing).expect("it is well formed");
+        let at = |url: &str| config.replica_at(&url.parse().expect("a URL"));
 
-        let all = config.replicas_of("/db").unwrap();
+        let all = config.replicas_of("/db").expect("it has one");
         let urls: Vec<_> = all.iter().map(Location::to_string).collect();
 
         assert_eq!(urls, ["file:///a", "s3://bucket/b?region=here"]);
