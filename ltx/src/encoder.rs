@@ -6,9 +6,9 @@ use crate::checksum::{Checksum, Crc, DatabaseChecksum};
 use crate::error::Error;
 use crate::header::{HEADER_SIZE, Header, Trailer};
 use crate::index::put_varint;
-use crate::lz4::Compressor;
+use crate::lz4::{Compressor, block_max};
 use crate::page::{PageOrder, PageSize, Pgno};
-use crate::record::{FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
+use crate::record::{BLOCK_SIZE_SIZE, FLAG_BLOCK, FLAG_FRAME, PAGE_HEADER_SIZE};
 
 /// How pages are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,13 +74,43 @@ impl Encoder {
     /// Appends `pages` to `out`, as [`page`](Encoder::page) does one after another, but for the
     /// lock page, which is left out. After an error those before the one that it names are in the
     /// file.
-    pub fn pages(&mut self, pages: &CompressedPages, out: &mut Vec<u8>) -> Result<(), Error> {
-        for (pgno, page, block) in pages.iter() {
-            if pgno != self.header.page_size().lock_page() {
-                self.page_from(pgno, page, block, out)?;
+    ///
+    /// Whatever comes of it, `pages` are none afterwards. Where `out` is empty, nothing is copied:
+    /// the two swap their buffers.
+    pub fn pages(&mut self, pages: &mut CompressedPages, out: &mut Vec<u8>) -> Result<(), Error> {
+        let lock_page = self.header.page_size().lock_page();
+        let are_as_stored = self.compression == Compression::Blocks
+            && self.header.page_size() == pages.page_size
+            && pages.iter().all(|(pgno, ..)| pgno != lock_page);
+        let added = if out.is_empty() && are_as_stored {
+            let (len, added) = self.take(pages);
+            std::mem::swap(out, &mut pages.records);
+            out.truncate(len);
+            added
+        } else {
+            (pages.iter())
+                .filter(|(pgno, ..)| *pgno != lock_page)
+                .try_for_each(|(pgno, page, record)| {
+                    let block = record.get(BLOCK_HEADER_SIZE..).unwrap_or_default();
+                    self.page_from(pgno, page, block, out)
+                })
+        };
+        pages.clear();
+        added
+    }
+
+    /// Takes `pages` whose records are in the file as they are, up to one that may not be. Says how
+    /// many bytes they take.
+    fn take(&mut self, pages: &CompressedPages) -> (usize, Result<(), Error>) {
+        let mut len = 0;
+        for (pgno, page, record) in pages.iter() {
+            if let Err(error) = self.order.take(pgno, self.len) {
+                return (len, Err(error));
             }
+            self.count(pgno, page, record, BLOCK_HEADER_SIZE);
+            len += record.len();
         }
-        Ok(())
+        (len, Ok(()))
     }
 
     /// Appends a page of which `block`, unless it is empty, is the compressed form.
@@ -102,36 +132,40 @@ impl Encoder {
         self.order.take(pgno, self.len)?;
 
         let start = out.len();
-        out.extend(pgno.get().to_be_bytes());
-        match self.compression {
+        let header_len = match self.compression {
             Compression::Blocks => {
-                out.extend(FLAG_BLOCK.to_be_bytes());
                 let block = match block {
                     [] => self.compressor.block(page),
                     block => block,
                 };
-                let size = u32::try_from(block.len()).expect("a block is about a page long");
-                out.extend(size.to_be_bytes());
-                self.crc.update(out.get(start..).unwrap_or_default());
-                out.extend_from_slice(block);
+                put_block(pgno, block, out);
+                BLOCK_HEADER_SIZE
             }
             Compression::Frames => {
+                out.extend(pgno.get().to_be_bytes());
                 out.extend(FLAG_FRAME.to_be_bytes());
-                self.crc.update(out.get(start..).unwrap_or_default());
                 self.compressor.frame(page, out);
+                PAGE_HEADER_SIZE
             }
-        }
+        };
+        self.count(pgno, page, out.get(start..).unwrap_or_default(), header_len);
+        Ok(())
+    }
+
+    /// Counts in what the file has of a page: `record`, the first `header_len` bytes of which are
+    /// not compressed.
+    fn count(&mut self, pgno: Pgno, page: &[u8], record: &[u8], header_len: usize) {
+        self.crc
+            .update(record.get(..header_len).unwrap_or_default());
         self.crc.update(page);
         if let Some(database) = &mut self.database {
             database.add(Checksum::of_page(pgno, page));
         }
-
-        let len = (out.len() - start) as u64;
+        let len = record.len() as u64;
         put_varint(u64::from(pgno.get()), &mut self.index);
         put_varint(self.len, &mut self.index);
         put_varint(len, &mut self.index);
         self.len += len;
-        Ok(())
     }
 
     /// Ends the file, and appends the page index and the trailer to `out`.
@@ -165,51 +199,90 @@ impl Encoder {
     }
 }
 
+/// What a record has before a block.
+const BLOCK_HEADER_SIZE: usize = PAGE_HEADER_SIZE + BLOCK_SIZE_SIZE;
+
+/// Appends the record of a page that is one block.
+fn put_block(pgno: Pgno, block: &[u8], out: &mut Vec<u8>) {
+    let size = u32::try_from(block.len()).expect("a block is about a page long");
+    out.extend(pgno.get().to_be_bytes());
+    out.extend(FLAG_BLOCK.to_be_bytes());
+    out.extend(size.to_be_bytes());
+    out.extend_from_slice(block);
+}
+
 /// Pages that follow each other in a database, compressed apart from the file that they go into.
 ///
 /// Most of the time in which a file is made goes into this, so several threads may do it at once,
-/// each for a part of the pages. Memory is what the pages take, and up to as much again.
+/// each for a part of the pages. Memory is what the pages take, and up to as much again, which is
+/// there for the next ones.
 pub struct CompressedPages {
     page_size: PageSize,
     first: Pgno,
     pages: Vec<u8>,
-    /// All of them as blocks, one behind the other.
-    blocks: Vec<u8>,
-    /// Where each block ends.
+    /// All of them as a file has them, one behind the other.
+    records: Vec<u8>,
+    /// Where each of these ends.
     ends: Vec<usize>,
+    compressor: Compressor,
 }
 
 impl CompressedPages {
-    /// Compresses `pages`, the first of which has the number `first`. That the last one is whole,
-    /// and that the file may have them, is looked at when they go into it.
-    pub fn new(page_size: PageSize, first: Pgno, pages: Vec<u8>) -> CompressedPages {
-        let mut compressor = Compressor::new(page_size);
-        let (mut blocks, mut ends) = (Vec::with_capacity(pages.len()), Vec::new());
-        for page in pages.chunks(page_size.bytes()) {
-            blocks.extend_from_slice(compressor.block(page));
-            ends.push(blocks.len());
-        }
+    /// No pages, of `page_size`.
+    pub fn new(page_size: PageSize) -> CompressedPages {
         CompressedPages {
             page_size,
-            first,
-            pages,
-            blocks,
-            ends,
+            first: Pgno::FIRST,
+            pages: Vec::new(),
+            records: Vec::new(),
+            ends: Vec::new(),
+            compressor: Compressor::new(page_size),
         }
     }
 
-    /// Each page with its number and its block.
+    /// Compresses `count` pages, the first of which has the number `first`, in place of those that
+    /// were there. `fill` puts them into the bytes that it is given, which can be anything before.
+    ///
+    /// Where it fails, there are none.
+    pub fn compress<E>(
+        &mut self,
+        first: Pgno,
+        count: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.clear();
+        self.first = first;
+        self.pages.resize(count * self.page_size.bytes(), 0);
+        fill(&mut self.pages)?;
+        self.records
+            .reserve(count * (BLOCK_HEADER_SIZE + block_max(self.page_size)));
+        for (pgno, page) in pgnos(first).zip(self.pages.chunks(self.page_size.bytes())) {
+            put_block(pgno, self.compressor.block(page), &mut self.records);
+            self.ends.push(self.records.len());
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.ends.clear();
+    }
+
+    /// Each page with its number and its record.
     fn iter(&self) -> impl Iterator<Item = (Pgno, &[u8], &[u8])> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        let blocks = starts
+        let records = starts
             .zip(&self.ends)
-            .map(|(start, &end)| self.blocks.get(start..end).unwrap_or_default());
-        let pgnos = (self.first.get()..=u32::MAX).filter_map(Pgno::new);
-        pgnos
+            .map(|(start, &end)| self.records.get(start..end).unwrap_or_default());
+        pgnos(self.first)
             .zip(self.pages.chunks(self.page_size.bytes()))
-            .zip(blocks)
-            .map(|((pgno, page), block)| (pgno, page, block))
+            .zip(records)
+            .map(|((pgno, page), record)| (pgno, page, record))
     }
+}
+
+fn pgnos(first: Pgno) -> impl Iterator<Item = Pgno> {
+    (first.get()..=u32::MAX).filter_map(Pgno::new)
 }
 
 impl fmt::Debug for CompressedPages {
@@ -217,7 +290,7 @@ impl fmt::Debug for CompressedPages {
         f.debug_struct("CompressedPages")
             .field("first", &self.first)
             .field("pages", &self.ends.len())
-            .field("bytes", &self.blocks.len())
+            .field("bytes", &self.records.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! Encoding, then decoding.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use ltx::{
     Checksum, CompressedPages, Compression, DatabaseChecksum, Encoder, Header, PageSize, Pgno,
@@ -61,16 +62,27 @@ proptest! {
         content in contents(),
         compression in compressions(),
         at_once in 1usize..5,
+        apart in vec(any::<bool>(), 1..9),
     ) {
         let whole = encode(&content, compression).unwrap();
 
         let page_size = content.header.page_size();
         let mut file = Vec::new();
         let mut encoder = Encoder::new(content.header, compression, &mut file);
-        for run in runs(&content.pages, at_once) {
-            let pages = run.iter().flat_map(|(_, page)| page).copied().collect();
-            let pages = CompressedPages::new(page_size, run[0].0, pages);
-            encoder.pages(&pages, &mut file).unwrap();
+        let mut pages = CompressedPages::new(page_size);
+        for (run, apart) in runs(&content.pages, at_once).zip(apart.into_iter().cycle()) {
+            let bytes: Vec<u8> = run.iter().flat_map(|(_, page)| page).copied().collect();
+            let filled = pages.compress(run[0].0, run.len(), |room| {
+                room.copy_from_slice(&bytes);
+                Ok::<_, Infallible>(())
+            });
+            filled.unwrap();
+            let mut piece = match apart {
+                true => vec![],
+                false => std::mem::take(&mut file),
+            };
+            encoder.pages(&mut pages, &mut piece).unwrap();
+            file.extend(piece);
         }
         encoder.finish(content.post_apply, &mut file).unwrap();
 

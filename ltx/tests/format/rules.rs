@@ -3,6 +3,8 @@
 //! The files are put together by hand, with checksums that match, so that what is refused is the
 //! rule's breach and not the checksum.
 
+use std::convert::Infallible;
+
 use crc_fast::{CrcAlgorithm, Digest};
 use ltx::{
     Checksum, CompressedPages, Compression, CompressionFault, DatabaseChecksum, Encoder, Error,
@@ -140,8 +142,8 @@ fn the_lock_page_is_left_out_of_pages_that_were_compressed_apart() {
     let mut file = Vec::new();
     let mut encoder = Encoder::new(header(2, 2, u32::MAX), Compression::Blocks, &mut file);
 
-    let three = CompressedPages::new(PageSize::MIN, first, vec![7; 3 * 512]);
-    encoder.pages(&three, &mut file).unwrap();
+    let mut three = sevens(first, 3);
+    encoder.pages(&mut three, &mut file).unwrap();
     encoder.finish(None, &mut file).unwrap();
 
     let pages = decode(&file).unwrap().pages.into_iter();
@@ -150,19 +152,70 @@ fn the_lock_page_is_left_out_of_pages_that_were_compressed_apart() {
 }
 
 #[test]
-fn a_page_that_was_compressed_apart_is_a_whole_one() {
+fn of_pages_that_were_compressed_apart_the_file_has_those_before_a_wrong_one() {
+    for is_apart in [false, true] {
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(header(2, 2, 2), Compression::Blocks, &mut file);
+        let mut piece = match is_apart {
+            false => std::mem::take(&mut file),
+            true => Vec::new(),
+        };
+
+        let added = encoder.pages(&mut sevens(pgno(1), 3), &mut piece);
+        file.extend(piece);
+        encoder.finish(None, &mut file).unwrap();
+
+        assert!(matches!(added, Err(Error::PageBeyondCommit { pgno, .. }) if pgno.get() == 3));
+        assert_eq!(decode(&file).unwrap().pages.len(), 2);
+    }
+}
+
+#[test]
+fn pages_that_were_compressed_apart_are_of_the_files_size() {
+    for is_apart in [false, true] {
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(header(2, 2, 9), Compression::Blocks, &mut file);
+        if is_apart {
+            file.clear();
+        }
+        let mut large = CompressedPages::new(PageSize::MAX);
+        large
+            .compress(pgno(1), 1, |_| Ok::<_, Infallible>(()))
+            .unwrap();
+
+        let added = encoder.pages(&mut large, &mut file);
+
+        let error = Error::PageLength {
+            pgno: pgno(1),
+            len: PageSize::MAX.bytes(),
+            page_size: PageSize::MIN,
+        };
+        assert_eq!(added, Err(error));
+    }
+}
+
+#[test]
+fn pages_that_could_not_be_had_are_none() {
     let mut file = Vec::new();
     let mut encoder = Encoder::new(header(2, 2, 9), Compression::Blocks, &mut file);
+    let mut pages = sevens(pgno(1), 3);
 
-    let cut = CompressedPages::new(PageSize::MIN, pgno(1), vec![7; 512 + 511]);
-    let added = encoder.pages(&cut, &mut file);
+    let filled = pages.compress(pgno(4), 3, |_| Err("the disk says no"));
+    let len = file.len();
+    encoder.pages(&mut pages, &mut file).unwrap();
 
-    let error = Error::PageLength {
-        pgno: pgno(2),
-        len: 511,
-        page_size: PageSize::MIN,
-    };
-    assert_eq!(added, Err(error));
+    assert_eq!((filled, file.len()), (Err("the disk says no"), len));
+}
+
+/// So many pages of the smallest size from `first` on, compressed apart.
+fn sevens(first: ltx::Pgno, count: usize) -> CompressedPages {
+    let mut pages = CompressedPages::new(PageSize::MIN);
+    let filled = pages.compress(first, count, |room| {
+        room.fill(7);
+        Ok::<_, Infallible>(())
+    });
+    filled.unwrap();
+    pages
 }
 
 #[test]

@@ -20,9 +20,10 @@ use crate::wal::{Changed, ChangedPage};
 /// Up to how many bytes of pages a file is made in memory, which gives it a length that a store
 /// can be told.
 const IN_MEMORY_MAX: u64 = 4 * 1024 * 1024;
-/// How many bytes of a larger file are handed on at a time, while the next ones are being made.
+/// How many bytes of a larger file of changes are handed on at a time, while the next ones are being
+/// made.
 const CHUNK_SIZE: usize = 512 * 1024;
-/// How many bytes of the database file are read and compressed at a time.
+/// How many bytes of the database file are read, compressed and handed on at a time.
 const BLOCK_SIZE: usize = 256 * 1024;
 /// How many blocks more are begun than there are processors, so that none of these has to wait for
 /// who stores.
@@ -218,7 +219,9 @@ impl Making {
             Contents::Everything(_) => Made::Everything(Box::new(Everything {
                 encoder,
                 out,
+                stored: Stored::default(),
                 blocks: VecDeque::new(),
+                spare: Vec::new(),
                 ahead: thread::available_parallelism()
                     .map_or(1, |processors| processors.get())
                     .saturating_add(SPARE)
@@ -255,7 +258,8 @@ impl Changes {
                 return finished(self.encoder, self.out);
             }
         }
-        Ok((taken(&mut self.out), Some(self)))
+        let piece = std::mem::replace(&mut self.out, Vec::with_capacity(CHUNK_SIZE));
+        Ok((piece.into(), Some(self)))
     }
 
     /// Adds the next page that was changed, if there is one.
@@ -274,13 +278,19 @@ impl Changes {
 
 /// A file of the whole database, of which a part is made: blocks of it are read and compressed on
 /// several blocking threads at once, in their order as far as they are begun.
+///
+/// Memory is used again: of what many threads allocate and others let go of, allocators keep as much
+/// again.
 struct Everything {
     making: Making,
     encoder: Encoder,
     /// What was made, and not handed on yet.
     out: Vec<u8>,
+    stored: Stored,
     /// The next blocks.
     blocks: VecDeque<JoinHandle<Result<CompressedPages, ReplicateError>>>,
+    /// Room for further ones.
+    spare: Vec<CompressedPages>,
     /// How many of them there may be.
     ahead: usize,
     /// How many pages are in the file or in those.
@@ -290,19 +300,31 @@ struct Everything {
 impl Everything {
     /// Makes the next piece, and what makes the rest, where that is not the last one.
     async fn piece(mut self) -> Result<Piece<Everything>, Error> {
-        while self.out.len() < CHUNK_SIZE {
+        loop {
             self.begin_blocks();
             let Some(block) = self.blocks.pop_front() else {
                 return Ok(finished(self.encoder, self.out));
             };
-            let added = (joined(block).await?)
-                .and_then(|block| self.encoder.pages(&block, &mut self.out).map_err(invalid));
+            let added = joined(block).await?.and_then(|mut block| {
+                let added = self.encoder.pages(&mut block, &mut self.out);
+                self.spare.push(block);
+                added.map_err(invalid)
+            });
             if let Err(error) = added {
                 return Ok(Err(error));
             }
+            // A block of the lock page alone adds nothing.
+            if !self.out.is_empty() {
+                break;
+            }
         }
         self.begin_blocks();
-        Ok(Ok((taken(&mut self.out), Some(self))))
+        let room = lock(&self.stored).pop().unwrap_or_default();
+        let made = MadeOfBlock {
+            bytes: std::mem::replace(&mut self.out, room),
+            stored: Arc::clone(&self.stored),
+        };
+        Ok(Ok((Bytes::from_owner(made), Some(self))))
     }
 
     /// Begins as many further blocks as there may be at once.
@@ -315,10 +337,37 @@ impl Everything {
                 return;
             };
             let making = self.making.clone();
-            let block = spawn_blocking(move || making.block(first, count));
-            self.blocks.push_back(block);
+            let mut block =
+                (self.spare.pop()).unwrap_or_else(|| CompressedPages::new(header.page_size()));
+            self.blocks.push_back(spawn_blocking(move || {
+                block.compress(first, count as usize, |pages| making.read(first, pages))?;
+                Ok(block)
+            }));
             self.begun += count;
         }
+    }
+}
+
+/// The room of pieces that nobody needs any more.
+type Stored = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// A piece of the file, whose room is used again for another.
+struct MadeOfBlock {
+    bytes: Vec<u8>,
+    stored: Stored,
+}
+
+impl AsRef<[u8]> for MadeOfBlock {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for MadeOfBlock {
+    fn drop(&mut self) {
+        let mut room = std::mem::take(&mut self.bytes);
+        room.clear();
+        lock(&self.stored).push(room);
     }
 }
 
@@ -328,26 +377,20 @@ fn finished<Rest>(encoder: Encoder, mut out: Vec<u8>) -> Piece<Rest> {
     Ok((out.into(), None))
 }
 
-/// What was made, and room for as much again in its place.
-fn taken(out: &mut Vec<u8>) -> Bytes {
-    std::mem::replace(out, Vec::with_capacity(CHUNK_SIZE + BLOCK_SIZE)).into()
-}
-
 impl Making {
-    /// So many pages of the database from `first` on.
+    /// Fills `pages` with those of the database from `first` on.
     ///
     /// Every page is in the database file but for those that were changed since, and those don't
     /// change in the file in a way that matters: whoever checkpoints writes what the log has.
-    fn block(&self, first: Pgno, count: u32) -> Result<CompressedPages, ReplicateError> {
+    fn read(&self, first: Pgno, pages: &mut [u8]) -> Result<(), ReplicateError> {
         let page_size = self.pending.header.page_size();
-        let mut pages = vec![0; count as usize * page_size.bytes()];
         let database = lock(&self.database);
         // Whoever else copies to the file between two holds does not say so.
         if self.pending.void.load(Ordering::Relaxed) || database.hold_number() != self.pending.hold
         {
             return Err(database.unsteady());
         }
-        database.read_pages(first, page_size, &mut pages)?;
+        database.read_pages(first, page_size, pages)?;
         drop(database);
         let changed = self.pending.changed.pages();
         let from = changed.partition_point(|page| page.pgno() < first);
@@ -362,7 +405,7 @@ impl Making {
             };
             in_file.copy_from_slice(self.read_frame(page, &mut frame)?);
         }
-        Ok(CompressedPages::new(page_size, first, pages))
+        Ok(())
     }
 
     /// The page in the log, which must be the one that was found there before.
