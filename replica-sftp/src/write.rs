@@ -35,8 +35,8 @@ const QUICK: Duration = Duration::from_millis(250);
 const SMALL: usize = 32 << 10;
 
 /// How many bytes are written before they are brought to the disk. So no sync has so much to do
-/// that the server seems to stand still.
-const SYNC_EVERY: usize = 64 << 20;
+/// that the server seems to stand still, or that all of [`WINDOW`] waits for it for long.
+const SYNC_EVERY: usize = 16 << 20;
 
 /// The permissions of files and folders: a backup is for its owner.
 const FILE_MODE: u32 = 0o600;
