@@ -69,8 +69,8 @@ class Server:
         with open(os.path.join(self.folder, "log"), errors="replace") as log:
             return log.read()
 
-    def kill(self):
-        """Ends it and what it has started at once, as where the machine is lost."""
+    def family(self):
+        """The numbers of its process and of those that it has started."""
         parents = {}
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -78,10 +78,14 @@ class Server:
                     parents[int(pid)] = int(stat.read().rsplit(")", 1)[1].split()[1])
             except OSError:
                 continue
-        ended = [self.process.pid]
-        for each in ended:
-            ended += [pid for pid, parent in parents.items() if parent == each]
-        for pid in ended:
+        family = [self.process.pid]
+        for each in family:
+            family += [pid for pid, parent in parents.items() if parent == each]
+        return family
+
+    def kill(self):
+        """Ends it and what it has started at once, as where the machine is lost."""
+        for pid in self.family():
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -258,6 +262,14 @@ class Folder:
     def remove(self, name):
         shutil.rmtree(os.path.join(self.work, name), ignore_errors=True)
 
+    def put(self, file, name):
+        """The command that stores a file there by itself, on the disk."""
+        return ["dd", "if=" + file, "of=" + self.place(name), "bs=1M", "conv=fsync"]
+
+    def place(self, name):
+        os.makedirs(os.path.join(self.work, name))
+        return os.path.join(self.work, name, "plain.ltx")
+
 
 class S3:
     """A bucket of SeaweedFS."""
@@ -282,6 +294,11 @@ class S3:
     def remove(self, name):
         self.server.filer("DELETE", "/buckets/%s/%s?recursive=true" % (BUCKET, name))
 
+    def put(self, file, name):
+        return ["curl", "--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3",
+                "--user", KEY + ":" + SECRET, "--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD",
+                "--upload-file", file, "%s/%s/%s/plain.ltx" % (self.server.endpoint, BUCKET, name)]
+
 
 class Sftp(Folder):
     """A folder below `work`, reached through OpenSSH."""
@@ -295,6 +312,14 @@ class Sftp(Folder):
 
     def url(self, name):
         return self.server.url(os.path.join(self.work, name))
+
+    def put(self, file, name):
+        server = self.server
+        batch = os.path.join(server.folder, "batch")
+        with open(batch, "w") as commands:
+            commands.write("put -f %s %s\n" % (file, self.place(name)))
+        return ["sftp", "-q", "-b", batch, "-P", str(server.port), "-i", server.key,
+                "-o", "UserKnownHostsFile=" + server.known_hosts, server.user + "@127.0.0.1"]
 
 
 STORES = {"folder": Folder, "s3": S3, "sftp": Sftp}

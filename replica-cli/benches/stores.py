@@ -10,15 +10,18 @@ $WEED) and behind OpenSSH (`sshd`), which are started for the run on 127.0.0.1. 
 copies of one database:
 
 - first: the first upload of a database (--mib), `replicate -once`: the whole process, until all is
-  stored; beside it what the program leaves on the local disk.
+  stored; beside it what the program leaves on the local disk. `plain` is the limit: the file that
+  `replica` makes of the database, sent to the same store by `dd` with a sync, by `curl` in one
+  unsigned request, or by `sftp` with `put -f`. The server's CPU time counts, for it is on the same
+  machine.
 - steady: 100 commits a second for --seconds, and what is stored for them on all levels, in files and
   bytes, by the bytes that the application gave to SQLite.
 - outage: the store is killed under 100 commits a second, and is there again after --outage
   seconds: how soon the first file is stored from the moment it answers, and how many lines the
   program has logged meanwhile.
 
-After each run the replica is restored, by `replica`, and must have every row. CPU time and peak memory are what
-the kernel counted for the whole process.
+After each run the replica is restored, by `replica`, and must have every row. CPU time and peak
+memory are those of the whole process, as the kernel counted them.
 """
 import argparse, os, random, shutil, signal, sqlite3, statistics, subprocess, sys, tempfile, threading, time
 
@@ -26,6 +29,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 RELEASE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target")), "release")
 sys.path.insert(0, os.path.join(TOP, ".ci"))
 import servers
+from table import show
 
 WORDS = "order paid shipped returned partner region invoice ledger warehouse customer".split()
 RATE = 100
@@ -99,13 +103,17 @@ class Run:
         self.config = os.path.join(self.folder, "litestream.yml")
         with open(self.config, "w") as file:
             file.write("dbs:\n  - path: %s\n    replica:\n%s" % (self.db, store.fields(self.name)))
-        self.log, self.process = open(os.path.join(self.folder, "log"), "w+b"), None
+        self.log, self.process, self.peak = open(os.path.join(self.folder, "log"), "w+b"), None, None
 
     def start(self, *flags):
-        self.process = subprocess.Popen([self.tool, "replicate", *flags, "-config", self.config],
-                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        return self.begin([self.tool, "replicate", *flags, "-config", self.config])
+
+    def begin(self, argv):
+        begun = time.monotonic()
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env=servers.environment())
-        return time.monotonic()
+        self.peak = Peak(self.process.pid)
+        return begun
 
     def wait(self, limit):
         """Ends with the process: its exit status, CPU seconds and peak MiB."""
@@ -116,7 +124,7 @@ class Run:
         finally:
             timer.cancel()
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        return self.process.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        return self.process.returncode, used.ru_utime + used.ru_stime, self.peak.finish()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -153,18 +161,93 @@ class Run:
         self.store.remove(self.name)
 
 
-def first(run, base):
+class Peak(threading.Thread):
+    """The most memory that a process ever had, in MiB. What the kernel tells of one that has ended is
+    at least what this program had that started it."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.kib, self.over = pid, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.over.wait(0.05):
+            try:
+                with open("/proc/%d/status" % self.pid) as status:
+                    self.kib = next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), self.kib)
+            except OSError:
+                return
+
+    def finish(self):
+        self.over.set()
+        self.join()
+        return self.kib / 1024
+
+
+class Used(threading.Thread):
+    """The CPU time of a store's server and of what it starts, from now on."""
+
+    def __init__(self, store):
+        super().__init__(daemon=True)
+        self.store, self.seen, self.over = store, {}, threading.Event()
+        self.look()
+        self.before = sum(self.seen.values())
+        self.start()
+
+    def look(self):
+        for pid in self.store.server.family():
+            try:
+                with open("/proc/%d/stat" % pid) as stat:
+                    self.seen[pid] = sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
+            except OSError:
+                continue
+
+    def run(self):
+        # Those that end take their figures along.
+        while not self.over.wait(0.1):
+            self.look()
+
+    def finish(self):
+        self.over.set()
+        self.join()
+        self.look()
+        return (sum(self.seen.values()) - self.before) / os.sysconf("SC_CLK_TCK")
+
+
+def first(run, base, start):
     shutil.copy(base, run.db)
     os.sync()
-    begun = run.start("-once")
+    server = Used(run.store) if hasattr(run.store, "server") else None
+    begun = start(run)
     status, cpu, mib = run.wait(600)
     wall = time.monotonic() - begun
     if status != 0:
         sys.exit("%s: %s" % (run.tool, "\n".join(run.logged()[-5:])))
-    row = {"s": wall, "cpu s": cpu, "MiB": mib, "stored MiB": sum(run.store.stored(run.name).values()) / 2**20,
-           "local MiB": run.left() / 2**20}
+    row = {"s": wall, "cpu s": cpu}
+    if server:
+        row["server cpu s"] = server.finish()
+    return {**row, "MiB": mib, "stored MiB": sum(run.store.stored(run.name).values()) / 2**20}
+
+
+def uploaded(run, base):
+    row = first(run, base, lambda run: run.start("-once"))
     run.check()
-    return row
+    return {**row, "local MiB": run.left() / 2**20}
+
+
+def made(work, replica, base):
+    """The file that `replica` makes of a database."""
+    run, path = Run(work, servers.Folder(work), replica, replica), os.path.join(work, "plain.ltx")
+    uploaded(run, base)
+    stored = run.store.stored(run.name)
+    os.rename(max(stored, key=stored.get), path)
+    run.end()
+    return path
+
+
+def plain(run, base, file):
+    """The same, but that a file is sent which is there: as quickly as the store takes it."""
+    return first(run, base, lambda run: run.begin(run.store.put(file, run.name)))
 
 
 def steady(run, seconds):
@@ -215,32 +298,26 @@ def outage(run, seconds):
     return {"first file s": took, "lines in the outage": float(lines)}
 
 
-def show(title, rows):
-    print("\n" + title)
-    columns = list(rows[0])
-    text = [columns] + [[v if isinstance(v, str) else "%.3g" % v if v < 1000 else "%.0f" % v for v in row.values()]
-                        for row in rows]
-    widths = [max(len(line[i]) for line in text) for i in range(len(columns))]
-    for line in text:
-        print("  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip(), flush=True)
-
-
-def in_turn(work, store, tools, reps, measure):
+def in_turn(work, store, tools, reps, measure, limit=None):
     """The median of each figure for each tool, and of the ratios of runs that follow each other."""
-    runs = {name: [] for name, _ in tools}
+    measures = {name: (tool, measure) for name, tool in tools}
+    if limit:
+        measures["plain"] = ("plain", limit)
+    runs = {name: [] for name in measures}
     for _ in range(reps):
-        for name, tool in tools:
+        for name, (tool, each) in measures.items():
             run = Run(work, store, tool, tools[0][1])
             try:
-                runs[name].append(measure(run))
+                runs[name].append(each(run))
             finally:
                 run.end()
     rows = []
-    for name, _ in tools:
-        row = {"who": name, **{key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]}}
-        if len(tools) > 1 and "s" in row:
-            pairs = zip(runs["litestream"], runs[name])
-            row["times as fast"] = statistics.median(theirs["s"] / ours["s"] for theirs, ours in pairs)
+    for name in measures:
+        row = {"who": name, **{key: statistics.median(run[key] for run in runs[name]) if key in runs[name][0] else None
+                               for key in runs["replica"][0]}}
+        for other, title in (("litestream", "times as fast"), ("plain", "of plain's speed")):
+            if "s" in row and other in runs:
+                row[title] = statistics.median(run["s"] / one["s"] for run, one in zip(runs[other], runs[name]))
         rows.append(row)
     return rows
 
@@ -264,11 +341,13 @@ def main():
         base = os.path.join(work, "base.db")
         if "first" in args.parts:
             make(base, args.mib)
+            file = made(work, args.replica, base)
         for kind in args.stores.split(","):
             store = servers.STORES[kind](os.path.join(work, kind))
             if "first" in args.parts:
                 show("%s, first upload of %d MiB" % (kind, args.mib),
-                     in_turn(work, store, tools, args.reps, lambda run: first(run, base)))
+                     in_turn(work, store, tools, args.reps, lambda run: uploaded(run, base),
+                             lambda run: plain(run, base, file)))
             if "steady" in args.parts:
                 show("%s, %d commits a second for %.0f s" % (kind, RATE, args.seconds),
                      in_turn(work, store, tools, args.reps, lambda run: steady(run, args.seconds)))

@@ -18,6 +18,7 @@ After each run the replica is restored, and must have every commit. Times are wa
 and peak memory are what the kernel counted for the whole process.
 """
 import argparse, os, random, shutil, signal, sqlite3, statistics, subprocess, sys, tempfile, threading, time
+from table import show
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RELEASE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(TOP, "target")), "release")
@@ -222,16 +223,6 @@ def lag(work, name, argv, restore, seconds, rate):
                 "longest ms": longest * 1e3, "cpu s/min": (cpu - before) / took * 60, "MiB": mib}
     finally:
         run.end()
-
-
-def show(title, rows):
-    print("\n" + title)
-    columns = list(rows[0])
-    text = [columns] + [[v if isinstance(v, str) else "%.3g" % v if v < 1000 else "%.0f" % v for v in row.values()]
-                        for row in rows]
-    widths = [max(len(line[i]) for line in text) for i in range(len(columns))]
-    for line in text:
-        print("  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip(), flush=True)
 
 
 def in_turn(tools, reps, measure):
