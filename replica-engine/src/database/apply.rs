@@ -14,7 +14,7 @@ use std::time::Duration;
 use ltx::{PageSize, Pgno};
 use rusqlite::OpenFlags;
 
-use super::{Backfill, Database, Keeper, end, index};
+use super::{Backfill, Database, Keeper, Observed, end, index};
 use crate::ReplicateError;
 use crate::wal::{ByteOrder, Chain, WalHeader};
 
@@ -82,8 +82,7 @@ impl Database {
         let shown = index::publish(&self.worker, last, pages);
         self.let_go()?;
         shown.map_err(|source| self.failed("write to", source))?;
-        let found = self.observe()?;
-        self.let_go()?;
+        let found = self.look()?;
         // Who has checkpointed it by now may have emptied it too.
         let is_there = found.header.as_ref() == Ok(last.header());
         let is_it = found.frames == 0 || is_there && found.frames == last.frames();
@@ -92,9 +91,13 @@ impl Database {
 
     /// How many frames the log has.
     pub(crate) fn log_frames(&self) -> Result<u32, ReplicateError> {
-        let observed = self.observe()?;
-        self.let_go()?;
-        Ok(observed.frames)
+        self.look().map(|observed| observed.frames)
+    }
+
+    /// What the log is now, without holding it any longer.
+    fn look(&self) -> Result<Observed, ReplicateError> {
+        let observed = self.observe();
+        self.let_go().and(observed)
     }
 
     /// Copies the log, which has `frames`, to the database file where it has grown, as far as nobody
@@ -118,17 +121,26 @@ impl Database {
         !self.worker.is_autocommit()
     }
 
-    /// Ends the hold, and with it the locks that keep others from writing and checkpointing.
+    /// Ends the hold, and with it the locks that keep others from writing and checkpointing: each of
+    /// them, whatever becomes of the others.
     pub(crate) fn let_go(&self) -> Result<(), ReplicateError> {
-        let failed = |source| self.failed("unlock", source);
-        self.keeper.unlock().map_err(failed)?;
-        self.keeper.end().map_err(failed)?;
-        if !self.worker.is_autocommit() {
-            // Nothing was written by way of it, so this only ends it. To roll it back would have
-            // SQLite mend an index that it did not change itself.
-            let ended = self.worker.execute_batch("COMMIT");
-            ended.or_else(|_| end(&self.worker)).map_err(failed)?;
+        let unlocked = self.keeper.unlock();
+        let ended = self.keeper.end();
+        let released = self.release_writers();
+        let all = unlocked.and(ended).and(released);
+        all.map_err(|source| self.failed("unlock", source))
+    }
+
+    /// Gives the write lock back. Nothing of what was appended is undone by that, whose transaction is
+    /// none of SQLite's.
+    fn release_writers(&self) -> rusqlite::Result<()> {
+        if self.worker.is_autocommit() {
+            return Ok(());
         }
-        Ok(())
+        // Where the first page has another size than the database, SQLite has changed that as soon as
+        // it began, and must not write it.
+        let ended = end(&self.worker);
+        // It takes its cache for what was published by now, and that has only what was there before.
+        ended.and(self.worker.execute_batch("PRAGMA shrink_memory"))
     }
 }

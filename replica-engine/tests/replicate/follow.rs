@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::application::{connect, run};
-use crate::support::{Live, NOW, raw, restored, stored};
+use crate::support::{Live, NOW, copy_file, raw, restored, stored, with_pages};
 
 /// The folder of a followed database.
 struct Followed(TempDir);
@@ -41,23 +41,23 @@ impl Followed {
         opened.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What SQLite reads, byte for byte, by a process of its own: of a copy that is checkpointed.
+    /// The path of what is beside the database, with `suffix` behind its name.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.path().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
+    /// What SQLite reads, byte for byte, of a copy that is checkpointed.
     fn state(&self) -> Vec<u8> {
-        let copy = tempfile::tempdir().expect("a temporary folder");
-        let path = copy.path().join("copy.db");
+        let copy = Followed::new();
         for suffix in ["", "-wal"] {
-            let [from, to] = [self.path(), path.clone()].map(|path| {
-                let mut path = path.into_os_string();
-                path.push(suffix);
-                PathBuf::from(path)
-            });
+            let from = self.beside(suffix);
             if from.exists() {
-                // A process that closes the database's file loses the locks of its connections.
-                let status = Command::new("cp").arg(from).arg(to).status();
-                assert!(status.expect("cp should run").success());
+                copy_file(&from, &copy.beside(suffix));
             }
         }
-        crate::application::checkpointed(&path)
+        crate::application::checkpointed(&copy.path())
     }
 }
 
@@ -371,6 +371,48 @@ async fn a_step_that_is_dropped_anywhere_leaves_the_next_one_to_be_made() {
             line.followed.state() == latest(&line.replica).await,
             "{turns}"
         );
+    }
+}
+
+/// SQLite mends the size in such a header as soon as it begins to write, and the end of each step
+/// committed that into the log, over the step itself.
+#[tokio::test]
+async fn a_header_that_sqlite_would_mend_is_left_as_it_is() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    let other = MockClient::new();
+    let copy = |number| {
+        let file = with_pages(&stored(&replica, number), |pgno, page| {
+            if pgno.get() == 1 {
+                // The size, and for which change it is.
+                page[28..32].copy_from_slice(&[0, 0, 9, 9]);
+                page[92..96].copy_from_slice(&[9; 4]);
+            }
+        });
+        other.put(raw(number), NOW, file);
+    };
+    let first = live.sync(&mut replicator).await.txid.get();
+    (1..=first).for_each(copy);
+    let followed = Followed::new();
+    let mut follower = followed.opened(&other).await;
+    let reader = connect(&followed.path());
+    for sql in [
+        "INSERT INTO t(b) VALUES(randomblob(90000))",
+        "INSERT INTO t(a) VALUES('small')",
+        "DELETE FROM t WHERE id = 1; VACUUM",
+        "INSERT INTO t(b) VALUES(randomblob(90000))",
+    ] {
+        live.run(sql);
+        let txid = live.sync(&mut replicator).await.txid.get();
+        let whole = stored(&replica, txid);
+        other.put(raw(txid), NOW, whole[..whole.len() - 9].to_vec());
+        follower.step().await.expect_err("a file is damaged");
+        copy(txid);
+
+        assert_eq!(step(&mut follower).await, Some((txid, false)), "{sql}");
+
+        assert!(followed.state() == latest(&other).await, "{sql}");
+        assert!(content(&reader) == content(live.application()), "{sql}");
     }
 }
 

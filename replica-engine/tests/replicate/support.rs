@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ltx::{Compression, Encoder, Header, Reader};
+use ltx::{Compression, Encoder, Header, Pgno, Reader};
 use replica_core::{FileId, Level, ReplicaClient, Timestamp, Txid, TxidRange};
 use replica_engine::{
     ReplicateError, ReplicateOptions, Replicator, RestoreOptions, Synced, Target, restore,
@@ -106,8 +106,6 @@ impl Live {
     pub(crate) fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().expect("a temporary folder");
         for file in [self.path(), self.wal()] {
-            // A process that closes the database's file loses the locks of its connections, so
-            // another one does.
             copy_file(&file, copy.path());
         }
         copy
@@ -129,8 +127,6 @@ impl Live {
     pub(crate) fn state(&self) -> Vec<u8> {
         let copy = tempfile::tempdir().expect("a temporary folder");
         let path = copy.path().join("copy.db");
-        // A process that closes the database's file loses the locks of its connections, so another
-        // one does.
         copy_file(&self.path(), &path);
         if self.wal().exists() {
             copy_file(&self.wal(), &copy.path().join("copy.db-wal"));
@@ -201,12 +197,26 @@ pub(crate) fn stored(replica: &MockClient, number: u64) -> Bytes {
 
 /// The same pages as in `file` with another header.
 pub(crate) fn with_header(file: &[u8], change: impl FnOnce(Header) -> Header) -> Vec<u8> {
+    rewritten(file, change, |_, _| {})
+}
+
+/// The same file with other pages.
+pub(crate) fn with_pages(file: &[u8], change: impl Fn(Pgno, &mut [u8])) -> Vec<u8> {
+    rewritten(file, |header| header, change)
+}
+
+fn rewritten(
+    file: &[u8],
+    change: impl FnOnce(Header) -> Header,
+    change_page: impl Fn(Pgno, &mut [u8]),
+) -> Vec<u8> {
     let mut reader = Reader::new(file).expect("a stored file has a header");
     let header = change(*reader.header());
     let mut out = Vec::new();
     let mut encoder = Encoder::new(header, Compression::Blocks, &mut out);
     let mut page = vec![0; header.page_size().bytes()];
     while let Some(pgno) = reader.next_page(&mut page).expect("a stored file is whole") {
+        change_page(pgno, &mut page);
         let added = encoder.page(pgno, &page, &mut out);
         added.expect("it has the pages of the one before");
     }
@@ -218,7 +228,9 @@ fn txid(number: u64) -> Txid {
     Txid::new(number).expect("tests have no transaction 0")
 }
 
-fn copy_file(from: &Path, to: &Path) {
+/// Copies a file by a process of its own: one that closes a database's file loses the locks of its
+/// connections.
+pub(crate) fn copy_file(from: &Path, to: &Path) {
     let status = Command::new("cp").arg(from).arg(to).status();
     assert!(status.expect("cp should run").success());
 }
