@@ -266,7 +266,6 @@ impl Follower {
         };
         let path = options.output.clone();
         let (database, pages, first_page) = run_blocking(move || look(&path)).await??;
-        let known = position.first_pages.iter().flatten();
         let position = match position {
             Position {
                 from: Some(txid),
@@ -277,8 +276,7 @@ impl Follower {
                 keep(position, &options).await?;
                 position
             }
-            Position { from: None, .. } => position,
-            _ if known.clone().any(|known| *known == first_page) => position,
+            _ if position.fits(first_page) => position,
             _ => {
                 let path = options.output;
                 return Err(FollowError::Changed { path });
@@ -446,14 +444,26 @@ impl Follower {
             sleep(READERS_PAUSE).await;
         }
         let (database, path) = (Arc::clone(&self.database), self.options.output.clone());
-        let known = self.end;
+        let (known, position) = (self.end, self.position);
         let locked = run_blocking(move || {
             let locked = Locked::take(database, &path)?;
-            let log = lock(&locked.database).open_log(known, header.page_size())?;
+            let database = lock(&locked.database);
+            // A step that was dropped, or has failed, may have come to its end.
+            let found = match position.is_certain() {
+                true => None,
+                false => Some(first_page(&database)?),
+            };
+            let log = database.open_log(known, header.page_size())?;
+            drop(database);
+            let is_ours = found.is_none_or(|(_, first_page)| position.fits(first_page));
+            let log = log.filter(|_| is_ours);
             let log = log.ok_or(FollowError::Changed { path })?;
-            Ok::<_, FollowError>((locked, log))
+            Ok::<_, FollowError>((locked, log, found))
         });
-        let (locked, log) = locked.await??;
+        let (locked, log, found) = locked.await??;
+        if let Some(found) = found {
+            (self.pages, self.first_page) = found;
+        }
 
         let had = if anew { 0 } else { self.pages };
         let assembly = Assembly::new(files, None, header.commit()).onto(had);
@@ -560,12 +570,18 @@ async fn keep(position: Position, options: &FollowOptions) -> Result<(), FollowE
 /// Opens the database, and finds how many pages it has, and the first of them.
 fn look(path: &Path) -> Result<(Database, u32, Checksum), ReplicateError> {
     let database = Database::open_to_apply(path)?;
-    let state = LiveState::at(None, &database)?;
+    let (pages, first_page) = first_page(&database)?;
+    database.let_go()?;
+    Ok((database, pages, first_page))
+}
+
+/// How many pages the database has now, and the checksum of the first of them.
+fn first_page(database: &Database) -> Result<(u32, Checksum), ReplicateError> {
+    let state = LiveState::at(None, database)?;
     let first = Pgno::new(1).expect("the first page is number 1");
     let mut page = vec![0; state.page_size().bytes()];
-    state.read(&database, first, &mut page)?;
-    database.let_go()?;
-    Ok((database, state.pages(), Checksum::of_page(first, &page)))
+    state.read(database, first, &mut page)?;
+    Ok((state.pages(), Checksum::of_page(first, &page)))
 }
 
 /// Ends the transaction that is `ready`, and shows it to everybody. Returns the end of the log, unless

@@ -44,6 +44,16 @@ impl Position {
         }
     }
 
+    /// Whether it is known at which of the two.
+    pub(super) fn is_certain(&self) -> bool {
+        self.from.is_some() && self.from == self.until
+    }
+
+    /// Whether a database with this first page may stand there.
+    pub(super) fn fits(&self, first_page: Checksum) -> bool {
+        self.from.is_none() || self.first_pages.contains(&Some(first_page))
+    }
+
     /// Where that of the database at `path` is kept.
     pub(super) fn path(database: &Path) -> PathBuf {
         let mut path = database.to_owned().into_os_string();

@@ -374,6 +374,51 @@ async fn a_step_that_is_dropped_anywhere_leaves_the_next_one_to_be_made() {
     }
 }
 
+/// A step whose caller gave up on it came to its end all the same. The next one noted as the state
+/// before it one that was gone, so that whoever went on after a crash took the database for another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_after_a_step_that_was_dropped_and_came_to_its_end_is_none_of_others() {
+    let mut line = Line::new(4096).await;
+    let reader = connect(&line.followed.path());
+    let note = line.followed.beside("-follow");
+    let noted = || std::fs::read(&note).ok();
+    // It grows each time, so that its first page is another one.
+    let grows = "INSERT INTO t(b) VALUES(randomblob(90000))";
+    let (mut rows, deadline) = (0, Instant::now() + Duration::from_secs(60));
+    loop {
+        (rows, _) = (rows + 1, line.commit(grows).await);
+        let before = noted();
+        let is_noted = async {
+            while noted() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = is_noted => break,
+            _ = line.follower.step() => assert!(Instant::now() < deadline, "it is never dropped"),
+        }
+    }
+    while count(&reader) < rows {
+        assert!(Instant::now() < deadline, "it does not come to its end");
+        tokio::task::yield_now().await;
+    }
+    let crashed = Followed::new();
+    for suffix in ["", "-wal"] {
+        copy_file(&line.followed.beside(suffix), &crashed.beside(suffix));
+    }
+    line.commit(grows).await;
+    let stepped = line.step().await;
+
+    // As if it had died between its note and its end.
+    copy_file(&note, &crashed.beside("-follow"));
+    let mut follower = crashed.opened(&line.replica).await;
+
+    assert_eq!(step(&mut follower).await, stepped);
+    assert!(crashed.state() == latest(&line.replica).await);
+    line.assert_followed().await;
+}
+
 /// SQLite mends the size in such a header as soon as it begins to write, and the end of each step
 /// committed that into the log, over the step itself.
 #[tokio::test]
