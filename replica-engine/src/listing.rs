@@ -72,7 +72,8 @@ impl Listing {
     /// that it is not older than, so that a plan passes over it only if it is too new for certain,
     /// and otherwise whoever reads it finds what is wrong.
     pub(crate) async fn read_headers(&mut self, client: &dyn ReplicaClient) -> Result<()> {
-        let times = header_times(client, self.files.iter().map(|file| file.id)).await?;
+        let files = self.files.iter().map(|file| file.id).collect();
+        let times = header_times(client, files).await?;
         let known = Known::new(times.iter().map(|(file, time)| (*file, *time)));
         for file in &mut self.files {
             file.created_at = match times.get(&file.id) {
@@ -133,7 +134,7 @@ impl Listing {
         files: Vec<FileId>,
         resolution: i64,
     ) -> Result<bool> {
-        let times = header_times(client, files.iter().copied()).await?;
+        let times = header_times(client, files.clone()).await?;
         let kept = |time: Timestamp| time.as_millis().div_euclid(resolution);
         let mut agree = times.len() == files.len();
         for file in &mut self.files {
@@ -227,9 +228,12 @@ fn doubtful(files: &[FileInfo], time: Timestamp, resolution: i64) -> Option<Vec<
 }
 
 /// The times of those headers that can be read. Only errors that are no fault of a file fail it.
+///
+/// The files are in a list, because an iterator that borrows makes the future one that no other
+/// thread can go on with.
 async fn header_times(
     client: &dyn ReplicaClient,
-    files: impl Iterator<Item = FileId>,
+    files: Vec<FileId>,
 ) -> Result<BTreeMap<FileId, Timestamp>> {
     stream::iter(files)
         .map(|file| async move {

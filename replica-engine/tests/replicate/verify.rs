@@ -57,6 +57,21 @@ async fn unknown(live: &Live, replica: &MockClient) -> Doubt {
     }
 }
 
+/// So that a handler of a web server can await it.
+#[tokio::test]
+async fn a_verification_can_go_on_on_another_thread() {
+    let (live, replica) = (Live::new(512), MockClient::new());
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let options = VerifyOptions::new(live.path(), scratch.path());
+
+    let task = tokio::spawn(async move {
+        let verdict = verify(Arc::new(replica), &options, |_| {}).await;
+        verdict.is_err()
+    });
+
+    assert!(task.await.expect("it does not panic"), "nothing is there");
+}
+
 /// A replica of three transactions, with its replicator.
 async fn three(live: &mut Live, replica: &MockClient) -> Replicator {
     let mut replicator = live.started(replica).await;
