@@ -25,8 +25,8 @@ struct Glances {
 /// One database, for as long as it is open.
 struct Watched {
     database: Weak<Mutex<Database>>,
-    /// Who wants to know that something was committed.
-    committed: Option<Arc<Notify>>,
+    /// Who wants to know that something was committed, of all that replicate it.
+    committed: Vec<Weak<Notify>>,
     /// The index at the last glance.
     last: Option<IndexHeader>,
 }
@@ -36,27 +36,44 @@ struct Watched {
 /// Whoever dies while writing it leaves it to be mended, which takes the checkpoint lock: that is
 /// let go of for it. Where anything was committed meanwhile, `committed` is told: the kernel tells
 /// of what is written to the log before that.
-pub(crate) fn watch(database: &Arc<Mutex<Database>>, committed: Option<Arc<Notify>>) -> bool {
-    let Some(glances) = GLANCES.get_or_init(Glances::start) else {
-        return false;
-    };
-    lock(&glances.watched).push(Watched {
-        database: Arc::downgrade(database),
-        committed,
-        last: None,
-    });
-    glances.more.notify_one();
-    true
+pub(crate) fn watch(database: &Arc<Mutex<Database>>, committed: Option<&Arc<Notify>>) -> bool {
+    let glances = GLANCES.get_or_init(Glances::start);
+    let watched = glances
+        .as_ref()
+        .map(|glances| glances.watch(database, committed));
+    watched.is_some()
 }
 
 impl Glances {
+    fn new() -> Glances {
+        Glances {
+            watched: Mutex::default(),
+            more: Condvar::new(),
+        }
+    }
+
     fn start() -> Option<Glances> {
         let thread = thread::Builder::new().name(String::from("replica-glance"));
         let spawned = thread.spawn(|| GLANCES.wait().iter().for_each(Glances::run));
-        spawned.ok().map(|_| Glances {
-            watched: Mutex::default(),
-            more: Condvar::new(),
-        })
+        spawned.ok().map(|_| Glances::new())
+    }
+
+    fn watch(&self, database: &Arc<Mutex<Database>>, committed: Option<&Arc<Notify>>) {
+        let committed = committed.map(Arc::downgrade);
+        let mut watched = lock(&self.watched);
+        let known = Arc::as_ptr(database);
+        match watched
+            .iter_mut()
+            .find(|watched| watched.database.as_ptr() == known)
+        {
+            Some(watched) => watched.committed.extend(committed),
+            None => watched.push(Watched {
+                database: Arc::downgrade(database),
+                committed: committed.into_iter().collect(),
+                last: None,
+            }),
+        }
+        self.more.notify_one();
     }
 
     /// Glances for as long as the process lives.
@@ -82,6 +99,9 @@ impl Watched {
         let Some(database) = self.database.upgrade() else {
             return false;
         };
+        // Who ends to replicate it leaves the others.
+        self.committed
+            .retain(|committed| committed.strong_count() > 0);
         // Whoever is at it looks for itself.
         let index = database
             .try_lock()
@@ -99,11 +119,51 @@ impl Watched {
             let mend = move || lock(&database).mend().ok();
             mending.spawn(mend).ok();
             self.last = None;
-        } else if before.is_some_and(|before| before != index)
-            && let Some(committed) = &self.committed
-        {
-            committed.notify_one();
+        } else if before.is_some_and(|before| before != index) {
+            let committed = self.committed.iter().filter_map(Weak::upgrade);
+            committed.for_each(|committed| committed.notify_one());
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_database_is_looked_at_once_for_all_who_replicate_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        let made = application.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+        let database = Database::open(&path).expect("it is a database");
+        let database = Arc::new(Mutex::new(database));
+        let [first, second, ended] = [(); 3].map(|()| Arc::new(Notify::new()));
+        let glances = Glances::new();
+        for committed in [&first, &second, &ended] {
+            glances.watch(&database, Some(committed));
+        }
+        drop(ended);
+        let glance = || lock(&glances.watched).retain_mut(Watched::glance);
+
+        glance();
+        let written = application.execute_batch("INSERT INTO t VALUES(1)");
+        written.expect("anybody may write");
+        glance();
+
+        let of = |watched: &Watched| watched.committed.len();
+        let watched: Vec<usize> = lock(&glances.watched).iter().map(of).collect();
+        assert_eq!(watched, [2]);
+        for committed in [first, second] {
+            assert_eq!(committed.notified().now_or_never(), Some(()));
+        }
+        drop(database);
+        glance();
+        assert!(lock(&glances.watched).is_empty());
     }
 }

@@ -90,7 +90,7 @@ impl Replicator {
         self.member.standing().on_let_go = Some(Box::new(when_left_behind(&tell, &events)));
         let upkeep = self.start_upkeep(&tell, &events);
         let watch = Watch::new(&wal);
-        let is_glanced_at = glance::watch(&self.hold.database, watch.told());
+        let is_glanced_at = glance::watch(&self.hold.database, watch.told().as_ref());
         let (window, poll) = (self.options.window, self.options.poll);
         let running = Running {
             upkeep,
