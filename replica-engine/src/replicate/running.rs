@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use replica_core::{Error, ErrorKind, Timestamp, Txid};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
@@ -140,11 +141,19 @@ impl Replicator {
             workers,
         );
         let (tell, events) = (tell.clone(), events.clone());
-        let told = move |told: Told| {
-            let happened = note(&tell, told);
-            happened.map(|event| events.send(event).ok());
-        };
-        Some(tokio::spawn(keeper.run(told)))
+        Some(tokio::spawn(async move {
+            let told = |told: Told| {
+                let happened = note(&tell, told);
+                happened.map(|event| events.send(event).ok());
+            };
+            // Nothing of it is used any more where it has panicked.
+            let kept = AssertUnwindSafe(keeper.run(told)).catch_unwind().await;
+            if let Err(panic) = kept {
+                tell.send_modify(|progress| progress.status.upkeep_ended = true);
+                events.send(Event::UpkeepEnded).ok();
+                std::panic::resume_unwind(panic);
+            }
+        }))
     }
 }
 

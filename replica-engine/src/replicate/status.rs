@@ -33,6 +33,8 @@ pub struct Status {
     pub checkpoint_trouble: Option<Trouble>,
     /// Which jobs of the replica's upkeep fail at present. Replication goes on.
     pub upkeep: Vec<UpkeepTrouble>,
+    /// Whether the upkeep has ended while replication goes on: see [`Event::UpkeepEnded`].
+    pub upkeep_ended: bool,
     /// Whether it has ended: nothing is replicated any more.
     pub ended: bool,
 }
@@ -115,6 +117,9 @@ pub enum Event {
     },
     /// The job goes on.
     UpkeepResumed(UpkeepJob),
+    /// The replica's upkeep has panicked, and is done no more. Replication goes on until it is shut
+    /// down, and passes the panic on then.
+    UpkeepEnded,
     /// So many events were not taken in time, and are lost.
     Missed(u64),
     /// Nothing is replicated any more: it was shut down, or there is an error that lasts.

@@ -419,9 +419,8 @@ async fn a_shutdown_stores_what_was_committed() {
     assert_eq!(synced.snapshot, None);
 }
 
-/// The panic was passed on before the last sync, which was then never made.
-#[tokio::test]
-async fn a_shutdown_stores_what_was_committed_though_the_upkeep_has_panicked() {
+/// A replication whose upkeep panics as soon as it begins.
+async fn with_upkeep_that_panics() -> (Live, MockClient, Replication) {
     let (live, replica) = (Live::new(512), MockClient::new());
     let mut options = live.options();
     options.upkeep = Some(UpkeepOptions::default());
@@ -435,6 +434,35 @@ async fn a_shutdown_stores_what_was_committed_though_the_upkeep_has_panicked() {
     });
     let opened = replica_engine::Replicator::open(Arc::new(replica.clone()), options).await;
     let replication = opened.expect("a live database").start();
+    (live, replica, replication)
+}
+
+/// It was noticed when the replication was shut down, days later.
+#[tokio::test]
+async fn it_is_told_at_once_that_the_upkeep_has_panicked() {
+    let (live, replica, replication) = with_upkeep_that_panics().await;
+    let mut events = replication.events();
+
+    let is_told = timeout(LONG, async {
+        while let Some(event) = events.next().await {
+            if matches!(event, Event::UpkeepEnded) {
+                return true;
+            }
+        }
+        false
+    });
+
+    assert_eq!(is_told.await, Ok(true));
+    assert!(replication.status().upkeep_ended);
+    insert(&live);
+    synced(&replication).await;
+    assert_restorable(&live, &replica).await;
+}
+
+/// The panic was passed on before the last sync, which was then never made.
+#[tokio::test]
+async fn a_shutdown_stores_what_was_committed_though_the_upkeep_has_panicked() {
+    let (live, replica, replication) = with_upkeep_that_panics().await;
     synced(&replication).await;
     insert(&live);
 
