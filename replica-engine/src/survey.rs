@@ -51,7 +51,9 @@ pub struct LevelSurvey {
 pub enum Standing {
     /// The replica has everything that is committed.
     Complete,
-    /// The log has more.
+    /// The log has more. The last of it may be what a writer has left that died before anybody else
+    /// saw it, which only SQLite's locks tell apart: it is committed once everybody has closed the
+    /// database, or overwritten by the next one who writes.
     Behind {
         /// So many transactions.
         transactions: u64,
