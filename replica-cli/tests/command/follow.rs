@@ -3,21 +3,28 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::interruption::send;
 use crate::live::{Live, Row, Running, rows, sqlite};
-use crate::replica::{LIMIT, command, folder, names, replica, text};
+use crate::replica::{command, folder, names, replica, text};
 use crate::stores::{Bucket, Sftp, run};
 
+/// How long it may take until something is followed.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// Waits until the database at `path` has the same rows as the application's.
-fn wait_for(path: &Path, wanted: &[Row]) {
-    wait_until(|| path.exists() && rows(path) == wanted);
+#[track_caller]
+fn wait_for(following: &mut Running, path: &Path, wanted: &[Row]) {
+    wait_until(following, || path.exists() && rows(path) == wanted);
 }
 
-fn wait_until(holds: impl Fn() -> bool) {
+/// Waits for no longer than it may take, and only for as long as somebody follows.
+#[track_caller]
+fn wait_until(following: &mut Running, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
+        following.assert_running();
         assert!(started.elapsed() < LIMIT, "it does not follow");
         std::thread::yield_now();
     }
@@ -43,16 +50,16 @@ fn it_follows_until_a_signal_comes_and_goes_on_later() {
         &url,
     ];
     for name in ["INT", "TERM"] {
-        let following = Running::start(args);
-        wait_for(&output, &live.rows());
+        let mut following = Running::start(args);
+        wait_for(&mut following, &output, &live.rows());
         live.insert(5);
         replica(live.plain_args(&["-once"])).ended(0);
 
-        wait_for(&output, &live.rows());
+        wait_for(&mut following, &output, &live.rows());
         send(name, following.id());
 
         following.end(0);
-        wait_for(&output, &live.rows());
+        assert_eq!(rows(&output), live.rows());
     }
     assert!(names(output.parent().expect("a folder")).contains(&"read.db-follow".to_owned()));
 }
@@ -64,13 +71,13 @@ fn check_store(live: &Live, url: &str, command: impl Fn(&[&str]) -> Command) {
     live.insert(20);
     once();
     let args = ["-follow-interval", "10ms", "-o", text(&output), url];
-    let following = Running::of(command(&[&["restore", "-f"], &args[..]].concat()));
-    wait_for(&output, &live.rows());
+    let mut following = Running::of(command(&[&["restore", "-f"], &args[..]].concat()));
+    wait_for(&mut following, &output, &live.rows());
     for rows in [1, 3000] {
         live.insert(rows);
         once();
 
-        wait_for(&output, &live.rows());
+        wait_for(&mut following, &output, &live.rows());
     }
     send("TERM", following.id());
     following.end(0);
@@ -102,21 +109,21 @@ fn a_replica_that_is_gone_for_a_while_is_waited_for() {
     let told = live.beside("told");
     let mut following = command(["restore", "-f", "-json"].iter().chain(&args));
     following.stdout(fs::File::create(&told).expect("a file can be made"));
-    let following = Running::of(following);
-    let wait_for_event = |wanted: &str| {
+    let mut following = Running::of(following);
+    let wait_for_event = |following: &mut Running, wanted: &str| {
         let wanted = format!("\"event\":\"{wanted}\"");
-        wait_until(|| read(&told).contains(&wanted));
+        wait_until(following, || read(&told).contains(&wanted));
     };
-    wait_for_event("following");
-    wait_for(&output, &live.rows());
+    wait_for_event(&mut following, "following");
+    wait_for(&mut following, &output, &live.rows());
 
     fs::rename(&place, &elsewhere).expect("a folder can be renamed");
-    wait_for_event("interrupted");
+    wait_for_event(&mut following, "interrupted");
     fs::rename(&elsewhere, &place).expect("a folder can be renamed");
-    wait_for_event("resumed");
+    wait_for_event(&mut following, "resumed");
     live.insert(3);
     replica(live.plain_args(&["-once"])).ended(0);
-    wait_for_event("followed");
+    wait_for_event(&mut following, "followed");
     send("TERM", following.id());
 
     following.end(0);
@@ -135,12 +142,12 @@ fn what_cannot_be_followed_is_told() {
     let none = replica(args).ended(3);
     replica(live.plain_args(&["-once"])).ended(0);
     let followed = live.beside("followed.db");
-    let following = Running::start(["restore", "-f", "-o", text(&followed), &url]);
-    wait_for(&followed, &live.rows());
+    let mut following = Running::start(["restore", "-f", "-o", text(&followed), &url]);
+    wait_for(&mut following, &followed, &live.rows());
     live.insert(1);
     replica(live.plain_args(&["-once"])).ended(0);
     // Now it follows, and does not restore any more.
-    wait_for(&followed, &live.rows());
+    wait_for(&mut following, &followed, &live.rows());
     send("TERM", following.id());
     following.end(0);
     let emptied = format!("file://{}", live.beside("nowhere").display());

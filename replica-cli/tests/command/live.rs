@@ -276,6 +276,17 @@ impl Running {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// Looks whether it still runs, which it must.
+    #[track_caller]
+    pub(crate) fn assert_running(&mut self) {
+        let child = self.child.as_mut().expect("it was not waited for");
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            let lines = std::iter::from_fn(|| self.lines.recv_timeout(LIMIT).ok());
+            let told: Vec<String> = lines.collect();
+            panic!("it has ended with {status}: {told:#?}");
+        }
+    }
+
     /// Waits until a line tells of `event`, and returns that.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, event: &str) -> Value {
