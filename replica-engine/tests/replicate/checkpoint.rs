@@ -374,6 +374,14 @@ async fn larger_than_it_may_be() -> (Live, MockClient, Replicator, Connection) {
     (live, replica, replicator, reader)
 }
 
+/// Looks whether the log takes no space, and goes on with a new one.
+async fn assert_given_back(mut live: Live, replica: MockClient, mut replicator: Replicator) {
+    assert_eq!(wal_len(&live), 0);
+    insert(&live);
+    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
+    live.assert_restorable(replica).await;
+}
+
 #[tokio::test]
 async fn disk_space_is_given_back_once_nobody_reads_though_nobody_writes_any_more() {
     let (mut live, replica, mut replicator, reader) = larger_than_it_may_be().await;
@@ -382,10 +390,7 @@ async fn disk_space_is_given_back_once_nobody_reads_though_nobody_writes_any_mor
     live.sync(&mut replicator).await;
     replicator.upkeep(true).await.expect("it should succeed");
 
-    assert_eq!(wal_len(&live), 0);
-    insert(&live);
-    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
-    live.assert_restorable(replica).await;
+    assert_given_back(live, replica, replicator).await;
 }
 
 #[tokio::test]
@@ -398,10 +403,7 @@ async fn disk_space_is_given_back_of_a_log_that_was_begun_anew_and_is_short_sinc
     assert!(wal_len(&live) > 1024 * 1024);
     replicator.upkeep(true).await.expect("it should succeed");
 
-    assert_eq!(wal_len(&live), 0);
-    insert(&live);
-    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
-    live.assert_restorable(replica).await;
+    assert_given_back(live, replica, replicator).await;
 }
 
 #[tokio::test]
@@ -420,10 +422,7 @@ async fn disk_space_is_given_back_of_a_log_that_has_no_frames_from_the_start() {
 
     replicator.upkeep(true).await.expect("it should succeed");
 
-    assert_eq!(wal_len(&live), 0);
-    insert(&live);
-    assert_eq!(live.sync(&mut replicator).await.snapshot, None);
-    live.assert_restorable(replica).await;
+    assert_given_back(live, replica, replicator).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use futures::{FutureExt, StreamExt};
 use replica_core::{ErrorKind, Op};
 use replica_engine::{
     Checkpoint, Checkpointed, Event, ReplicateError, ReplicateOptions, Replicator, SnapshotReason,
-    Target,
+    Synced, Target,
 };
 use replica_mock::{MockClient, file};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{Live, NOW, restored, stored};
@@ -52,6 +53,15 @@ async fn two() -> (Live, [MockClient; 2], [Replicator; 2]) {
     (live, replicas, replicators)
 }
 
+/// The same, of which the second one lacks something, and the log.
+async fn two_of_which_one_lags() -> (Live, [MockClient; 2], [Replicator; 2], Vec<u8>) {
+    let (live, replicas, mut replicators) = two().await;
+    insert(&live);
+    synced(&mut replicators[0]).await;
+    let log = log(&live);
+    (live, replicas, replicators, log)
+}
+
 /// Stores what is committed, and says why that was the whole database, if it was.
 async fn synced(replicator: &mut Replicator) -> Option<SnapshotReason> {
     let synced = replicator.sync().await;
@@ -76,6 +86,18 @@ fn log(live: &Live) -> Vec<u8> {
 fn log_len(live: &Live) -> u64 {
     let found = std::fs::metadata(live.wal());
     found.expect("the log should be there").len()
+}
+
+/// Stores what is committed, of which no part was lost to any of them, and looks whether it is there.
+async fn assert_nothing_lost(
+    live: &Live,
+    replicas: &[MockClient],
+    replicators: [&mut Replicator; 2],
+) {
+    for replicator in replicators {
+        assert_eq!(synced(replicator).await, None);
+    }
+    assert_latest(live, replicas).await;
 }
 
 async fn assert_latest(live: &Live, replicas: &[MockClient]) {
@@ -124,10 +146,7 @@ async fn each_replica_gets_everything_whoever_syncs_and_checkpoints_when() {
 
 #[tokio::test]
 async fn a_checkpoint_keeps_what_another_replica_lacks() {
-    let (live, replicas, [mut first, mut second]) = two().await;
-    insert(&live);
-    synced(&mut first).await;
-    let before = log(&live);
+    let (live, replicas, [mut first, mut second], before) = two_of_which_one_lags().await;
 
     let done = checkpoint(&mut first, Checkpoint::Firm).await;
     insert(&live);
@@ -164,10 +183,7 @@ async fn a_checkpoint_keeps_what_another_replica_is_storing() {
 
 #[tokio::test]
 async fn a_gentle_checkpoint_leaves_the_log_until_every_replica_has_it() {
-    let (live, replicas, [mut first, mut second]) = two().await;
-    insert(&live);
-    synced(&mut first).await;
-    let before = log(&live);
+    let (live, replicas, [mut first, mut second], before) = two_of_which_one_lags().await;
 
     let early = checkpoint(&mut first, Checkpoint::Gentle).await;
     insert(&live);
@@ -183,20 +199,14 @@ async fn a_gentle_checkpoint_leaves_the_log_until_every_replica_has_it() {
         "{early:?} {late:?}"
     );
     assert!(kept == before && begun_anew != before);
-    for replicator in [&mut first, &mut second] {
-        assert_eq!(synced(replicator).await, None);
-    }
-    assert_latest(&live, &replicas).await;
+    assert_nothing_lost(&live, &replicas, [&mut first, &mut second]).await;
 }
 
 /// What was copied to the database file but not to the second replica was read no more once the first
 /// one had it: the log was begun anew then.
 #[tokio::test]
 async fn what_is_in_the_database_file_stays_in_the_log_until_every_replica_has_it() {
-    let (live, replicas, [mut first, mut second]) = two().await;
-    insert(&live);
-    synced(&mut first).await;
-    let before = log(&live);
+    let (live, replicas, [mut first, mut second], before) = two_of_which_one_lags().await;
     checkpoint(&mut first, Checkpoint::Gentle).await;
 
     for _ in 0..3 {
@@ -240,10 +250,7 @@ async fn a_replica_whose_store_is_away_does_not_have_the_log_grow_and_gets_every
     synced(&mut first).await;
     assert!(is_recycled(checkpoint(&mut first, Checkpoint::Firm).await));
     insert(&live);
-    for replicator in [&mut first, &mut second] {
-        assert_eq!(synced(replicator).await, None);
-    }
-    assert_latest(&live, &replicas).await;
+    assert_nothing_lost(&live, &replicas, [&mut first, &mut second]).await;
 }
 
 #[tokio::test]
@@ -264,28 +271,39 @@ async fn a_short_outage_of_one_store_costs_no_snapshot() {
     assert_latest(&live, &replicas).await;
 }
 
-/// So large that it is stored while it is being read.
-fn large(live: &Live) {
+/// A database that is so large that it is stored while it is being read, with a replica that is up to
+/// date and one that has nothing yet.
+async fn large() -> (Live, [MockClient; 2], [Replicator; 2]) {
+    let live = Live::new(4096);
     live.run("INSERT INTO t(a, b) VALUES('large', randomblob(6000000))");
+    let replicas = [MockClient::new(), MockClient::new()];
+    let mut first = opened(&live, &replicas[0]).await;
+    synced(&mut first).await;
+    let second = opened(&live, &replicas[1]).await;
+    (live, replicas, [first, second])
+}
+
+/// Begins to store by way of `replicator` what takes 9 seconds, and is at it for 5.
+async fn storing(
+    mut replicator: Replicator,
+    replica: &MockClient,
+) -> JoinHandle<(Replicator, Result<Synced, ReplicateError>)> {
+    let slow = replica.on(Op::Write).at_byte(3_000_000);
+    slow.delay(Duration::from_secs(9));
+    let storing = tokio::spawn(async move {
+        let synced = replicator.sync().await;
+        (replicator, synced)
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    storing
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_database_file_is_left_alone_while_another_replica_gets_the_whole_of_it() {
-    let live = Live::new(4096);
-    large(&live);
-    let replicas = [MockClient::new(), MockClient::new()];
-    let mut first = opened(&live, &replicas[0]).await;
-    synced(&mut first).await;
-    let mut second = opened(&live, &replicas[1]).await;
-    let slow = replicas[1].on(Op::Write).at_byte(3_000_000);
-    slow.delay(Duration::from_secs(9));
+    let (live, replicas, [mut first, second]) = large().await;
     let before = live.state();
 
-    let storing = tokio::spawn(async move {
-        let synced = second.sync().await;
-        (second, synced)
-    });
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let storing = storing(second, &replicas[1]).await;
     for _ in 0..3 {
         live.run("UPDATE t SET b = randomblob(6000000)");
         synced(&mut first).await;
@@ -307,22 +325,11 @@ async fn the_database_file_is_left_alone_while_another_replica_gets_the_whole_of
 
 #[tokio::test(start_paused = true)]
 async fn what_others_did_not_wait_for_of_a_whole_database_is_stored_anew_and_no_mixture() {
-    let live = Live::new(4096);
-    large(&live);
-    let replicas = [MockClient::new(), MockClient::new()];
-    let mut first = opened(&live, &replicas[0]).await;
-    synced(&mut first).await;
-    let mut second = opened(&live, &replicas[1]).await;
+    let (live, replicas, [mut first, mut second]) = large().await;
     replicas[1].fail_next(Op::Write, ErrorKind::Unavailable);
     second.sync().await.expect_err("the store has failed");
-    let slow = replicas[1].on(Op::Write).at_byte(3_000_000);
-    slow.delay(Duration::from_secs(20));
 
-    let storing = tokio::spawn(async move {
-        let synced = second.sync().await;
-        (second, synced)
-    });
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let storing = storing(second, &replicas[1]).await;
     live.run("UPDATE t SET b = randomblob(6000000)");
     synced(&mut first).await;
     let done = checkpoint(&mut first, Checkpoint::Firm).await;
@@ -339,7 +346,7 @@ async fn what_others_did_not_wait_for_of_a_whole_database_is_stored_anew_and_no_
 async fn a_slow_store_does_not_delay_the_others() {
     let (live, replicas, replicators) = two().await;
     let slow = replicas[1].on(Op::Write).times(100_000);
-    slow.delay(Duration::from_secs(20));
+    slow.delay(Duration::from_secs(9));
     let [first, second] = replicators.map(Replicator::start);
 
     for _ in 0..30 {
