@@ -203,7 +203,7 @@ async fn a_database_that_is_opened_meanwhile_is_not_replaced() {
         let (output, opened) = (Arc::clone(&output), Arc::clone(&opened));
         move |progress| {
             if matches!(progress, Progress::Planned { .. }) {
-                *opened.lock().unwrap() = Some(application(&output, true));
+                *opened.lock().expect("nobody panics with it") = Some(application(&output, true));
             }
         }
     };
@@ -212,7 +212,8 @@ async fn a_database_that_is_opened_meanwhile_is_not_replaced() {
 
     let error = result.expect_err("it is open");
     assert!(matches!(error, RestoreError::Occupied { .. }), "{error}");
-    let application = opened.lock().unwrap().take().expect("it was planned");
+    let mut opened = opened.lock().expect("nobody panics with it");
+    let application = opened.take().expect("it was planned");
     let written = application.execute_batch("INSERT INTO t VALUES(1)");
     written.expect("it goes on as before");
 }
