@@ -350,7 +350,7 @@ fn interrupted(signal: Status) -> Failure {
 /// What a database has come to.
 enum Reached {
     /// It was opened for the first time, or could not be.
-    Opened(Database, Result<Opened, Failure>),
+    Opened(Box<(Database, Result<Opened, Failure>)>),
     /// It is not replicated any more.
     Ended(Result<(), Failure>),
 }
@@ -382,7 +382,7 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
                 Ok(()) => database.open_first(&mut stops).await,
                 Err(failure) => Err(failure),
             };
-            Reached::Opened(database, opened)
+            Reached::Opened(Box::new((database, opened)))
         }));
     }
     drop(unready);
@@ -437,7 +437,8 @@ async fn keep(order: Order, log: &Log, signals: &mut Signals) -> Result<Status, 
                 child = exec.take().as_deref().map(Child::start).transpose()?;
             }
             Some(reached) = work.next(), if !work.is_empty() => match reached {
-                Reached::Opened(database, opened) => {
+                Reached::Opened(tried) => {
+                    let (database, opened) = *tried;
                     untried -= 1;
                     is_any_kept |= match &opened {
                         Ok(_) => true,
