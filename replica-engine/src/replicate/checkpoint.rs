@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::decide::{Place, Step, decide, has_growth};
 use super::error::ReplicateError;
 use super::hold::{Hold, Kept, Member, Standing};
@@ -147,13 +149,17 @@ impl Checkpointing {
         }
         let observed = database.observe()?;
         let log = observed.header.ok();
-        let shares = self.shares(how, &observed);
+        let mut is_kept = false;
+        let shares = self.shares(how, &observed, &mut is_kept);
         {
             let mut past = self.hold.past();
             past.kept = past.kept.filter(|kept| Some(*kept) == log);
-            if shares.as_ref().is_none_or(|(possible, _)| *possible != how) {
+            let is_as_wanted = shares
+                .as_ref()
+                .is_some_and(|(possible, _)| *possible == how);
+            if is_kept {
                 past.kept = log;
-            } else if log.is_some() && log == past.recycled {
+            } else if is_as_wanted && log.is_some() && log == past.recycled {
                 past.read(log);
             }
         }
@@ -239,8 +245,14 @@ impl Checkpointing {
     }
 
     /// For whom it is made, and how: a replica that lacks too much has it wait, or made in such a way
-    /// that the log is not begun anew, for as long as there is room for that.
-    fn shares(&self, how: Checkpoint, observed: &Observed) -> Option<(Checkpoint, Shares)> {
+    /// that the log is not begun anew, for as long as there is room for that. The log `is_kept` where
+    /// that may take long.
+    fn shares(
+        &self,
+        how: Checkpoint,
+        observed: &Observed,
+        is_kept: &mut bool,
+    ) -> Option<(Checkpoint, Shares)> {
         let mut possible = how;
         let mut shares = Shares(Vec::new());
         for member in self.hold.members() {
@@ -250,16 +262,19 @@ impl Checkpointing {
             let is_own = Arc::ptr_eq(&member, &self.own);
             let obstacle = match Share::of(&member, how, observed, is_own) {
                 Ok(share) => {
+                    member.standing().late = None;
                     shares.0.extend(share);
                     continue;
                 }
                 Err(obstacle) => obstacle,
             };
             let mut standing = member.standing();
-            if standing.may_be_let_go(observed.bytes(), self.schedule.wal_max) {
+            standing.late.get_or_insert_with(Instant::now);
+            if standing.may_be_let_go(observed.bytes(), &self.schedule) {
                 standing.let_go();
                 continue;
             }
+            *is_kept |= standing.is_no_match();
             match obstacle {
                 Obstacle::Everything => return shares.given_up(),
                 Obstacle::Distance => possible = Checkpoint::Gentle,

@@ -31,6 +31,9 @@ const OTHER_PAUSE: Duration = Duration::from_millis(10);
 /// From which part of what the log may be on it is begun anew without a replica that fails.
 const FAILING_FROM: u64 = 2;
 
+/// For how long a checkpoint waits for a replica until that counts as one that does not keep up.
+const LATE_MAX: Duration = Duration::from_secs(5);
+
 /// A database that is held for all replicas of it that this process keeps.
 pub(crate) struct Hold {
     pub(crate) database: Arc<Mutex<Database>>,
@@ -78,6 +81,8 @@ pub(crate) struct Standing {
     pub(crate) kept: Option<Kept>,
     /// Whether the log is begun anew only once all of it is in the replica, or in memory.
     pub(crate) attends: bool,
+    /// Since when checkpoints wait for it.
+    pub(crate) late: Option<Instant>,
     /// Whether the others have gone on without it since it had everything.
     pub(crate) is_let_go: bool,
     /// Whether the last sync has failed.
@@ -298,6 +303,7 @@ impl Standing {
             place,
             pending: None,
             kept: None,
+            late: None,
             is_let_go: false,
             is_failing: false,
             standstill: None,
@@ -342,7 +348,8 @@ impl Standing {
         };
         if self.attends {
             place.complete = true;
-            place.empty = observed.frames == 0;
+            // Others may have emptied it since it was observed.
+            place.empty = observed.frames == 0 || place.empty && place.hold == observed.hold;
             place.hold = observed.hold;
             self.is_let_go = false;
         }
@@ -387,6 +394,7 @@ impl Standing {
     /// state any more.
     pub(crate) fn let_go(&mut self) {
         self.forget();
+        self.late = None;
         if let Some(pending) = &self.pending {
             pending.make_void();
         }
@@ -397,13 +405,27 @@ impl Standing {
     }
 
     /// Whether the others may go on without it, where the log has `len` bytes. One that fails is
-    /// waited for as long as there is room for it, and one that is only slow for longer; one that is
-    /// getting the whole database would never get it if it were not waited for.
-    pub(crate) fn may_be_let_go(&self, len: u64, wal_max: u64) -> bool {
-        match self.is_failing {
-            true => len >= wal_max / FAILING_FROM,
-            false => len >= wal_max && !self.takes_everything(),
+    /// waited for as long as there is room for it, and one that does not keep up for longer; one that
+    /// is behind for a moment until there is no room at all, since writers are slowed down for it;
+    /// and one that is getting the whole database would never get it if it were not waited for.
+    pub(crate) fn may_be_let_go(&self, len: u64, schedule: &Schedule) -> bool {
+        if self.is_failing {
+            return len >= schedule.wal_max / FAILING_FROM;
         }
+        let max = match self.is_slow() {
+            true => schedule.wal_max,
+            false => schedule.most(),
+        };
+        len >= max && !self.takes_everything()
+    }
+
+    /// Whether it is of no use to slow writers down until it has what it lacks.
+    pub(crate) fn is_no_match(&self) -> bool {
+        self.is_failing || self.takes_everything() || self.is_slow()
+    }
+
+    fn is_slow(&self) -> bool {
+        self.late.is_some_and(|late| late.elapsed() >= LATE_MAX)
     }
 
     /// Whether the database file is being stored, which nobody may copy to meanwhile.

@@ -112,8 +112,9 @@ pub struct ReplicateOptions {
     /// no snapshot. A store that is slower than what is written, and takes all of it in the end, is
     /// waited for.
     ///
-    /// Of several replicas one whose store is away is waited for up to a half of it, and one that is
-    /// slow up to all of it, and nobody is slowed down for either; then the others go on without it.
+    /// Of several replicas one whose store is away is waited for up to a half of it, and one that has
+    /// not kept up for five seconds up to all of it, and nobody is slowed down for either; then the
+    /// others go on without it.
     pub wal_max: u64,
     /// How soon after a file the next one may follow, where it runs; 50 ms, unless it is set. What
     /// is committed after a while goes at once; after that commits are collected for so long, and

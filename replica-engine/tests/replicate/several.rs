@@ -253,6 +253,40 @@ async fn a_replica_whose_store_is_away_does_not_have_the_log_grow_and_gets_every
     assert_nothing_lost(&live, &replicas, [&mut first, &mut second]).await;
 }
 
+/// Two folders on one disk took turns to be let go, beside a writer at full speed.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_behind_for_a_moment_is_waited_for_and_one_that_does_not_keep_up_is_not()
+{
+    for (seconds, snapshot) in [(3, None), (12, Some(SnapshotReason::NewLog))] {
+        let (live, replicas, [mut first, mut second]) = two().await;
+        live.run("PRAGMA busy_timeout=5000");
+        let slow = replicas[1].on(Op::Write);
+        slow.delay(Duration::from_secs(seconds));
+        insert(&live);
+        let storing = tokio::spawn(async move {
+            second.sync().await.expect("a sync should succeed");
+            second
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        // What comes after the file that it is storing is kept in memory for it once, and not twice.
+        for pause in [0, 0, seconds - 2] {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            for _ in 0..WAL_MAX / 9000 {
+                insert(&live);
+            }
+            assert_eq!(synced(&mut first).await, None);
+            checkpoint(&mut first, Checkpoint::Firm).await;
+        }
+        insert(&live);
+        let mut second = storing.await.expect("it should not panic");
+
+        assert_eq!(synced(&mut second).await, snapshot);
+        assert_eq!(synced(&mut first).await, None);
+        assert_latest(&live, &replicas).await;
+    }
+}
+
 #[tokio::test]
 async fn a_short_outage_of_one_store_costs_no_snapshot() {
     let (live, replicas, [mut first, mut second]) = two().await;
