@@ -219,13 +219,18 @@ impl FromStr for Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
-        for scheme in ["file", "s3", "sftp"] {
-            let begins = text
-                .strip_prefix(scheme)
-                .is_some_and(|rest| rest.starts_with(':'));
-            if begins {
-                return Err(LocationError::NoSlashes(scheme));
-            }
+        // A folder of such a name would be made in silence: `./s3:` and `./s3//` still name one.
+        let begins = |scheme: &&str| {
+            let start = text.get(..scheme.len()).unwrap_or_default();
+            let rest = text.get(scheme.len()..).unwrap_or_default();
+            start.eq_ignore_ascii_case(scheme) && (rest.starts_with(':') || rest.starts_with("//"))
+        };
+        if let Some(scheme) = ["file", "s3", "sftp"].into_iter().find(begins) {
+            return Err(LocationError::NoSlashes(scheme));
+        }
+        match LITESTREAM_SCHEMES.into_iter().find(begins) {
+            Some(scheme) => Err(LocationError::no_client(scheme)),
+            None => Ok(Location::Folder(PathBuf::from(text))),
         }
         Ok(Location::Folder(PathBuf::from(text)))
     }
@@ -264,11 +269,11 @@ pub enum LocationError {
     /// A scheme that Litestream opens and this library does not.
     #[error("there is no client for {0}:// yet: write {FORMS}, or the path of a folder")]
     NoClient(String),
-    /// A scheme and a colon, without the slashes.
+    /// A scheme without the whole of the colon and the slashes.
     #[error("{}", match *.0 {
-        "file" => "a file URL has three slashes, as in file:///path/to/replica",
-        "s3" => "an s3 URL has two slashes, as in s3://bucket/prefix",
-        _ => "an sftp URL has two slashes, as in sftp://user@host/path",
+        "file" => "a file URL has a colon and three slashes, as in file:///path/to/replica",
+        "s3" => "an s3 URL has a colon and two slashes, as in s3://bucket/prefix",
+        _ => "an sftp URL has a colon and two slashes, as in sftp://user@host/path",
     })]
     NoSlashes(&'static str),
     /// `file://name/…`, which names a host and not a folder.
@@ -472,7 +477,7 @@ mod tests {
         );
         check_refused(
             "file:/var",
-            "a file URL has three slashes, as in file:///path/to/replica",
+            "a file URL has a colon and three slashes, as in file:///path/to/replica",
         );
         check_refused(
             "file:///a#b",
@@ -489,6 +494,39 @@ mod tests {
                 text,
                 "a malformed % in a URL with file://: write %25 for a percent sign",
             );
+        }
+    }
+
+    /// `s3//bucket/app` was once replicated to, in silence, as a folder below the working one.
+    #[test]
+    fn a_url_without_its_colon_or_a_slash_is_no_folder() {
+        for (text, message) in [
+            (
+                "s3//b/a",
+                "an s3 URL has a colon and two slashes, as in s3://bucket/prefix",
+            ),
+            (
+                "S3:/b/a",
+                "an s3 URL has a colon and two slashes, as in s3://bucket/prefix",
+            ),
+            (
+                "sftp//h/a",
+                "an sftp URL has a colon and two slashes, as in sftp://user@host/path",
+            ),
+            (
+                "file//a",
+                "a file URL has a colon and three slashes, as in file:///path/to/replica",
+            ),
+            (
+                "gs//b/a",
+                "there is no client for gs:// yet: write s3://bucket/prefix, \
+                 sftp://user@host/path or file:///path/to/replica, or the path of a folder",
+            ),
+        ] {
+            check_refused(text, message);
+        }
+        for path in ["./s3//b", "s3/b", "s3x//b", "file", "s3"] {
+            check(path, path);
         }
     }
 
