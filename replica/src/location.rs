@@ -170,6 +170,15 @@ impl Location {
         }
     }
 
+    /// Whether `other` is the same place, written in the same way or in another: a folder may go by
+    /// several names, and by links. Of a bucket or a server what stands behind the `?` counts too.
+    pub fn is_same_place(&self, other: &Location) -> bool {
+        match (self, other) {
+            (Location::Folder(one), Location::Folder(other)) => real(one) == real(other),
+            _ => self == other,
+        }
+    }
+
     /// How far apart files should be here at least, where nobody says otherwise: a second in a
     /// bucket, whose requests are paid for, as Litestream has it everywhere; 50 ms elsewhere. What is
     /// committed after a while goes at once in any case.
@@ -232,7 +241,6 @@ impl FromStr for Location {
             Some(scheme) => Err(LocationError::no_client(scheme)),
             None => Ok(Location::Folder(PathBuf::from(text))),
         }
-        Ok(Location::Folder(PathBuf::from(text)))
     }
 }
 
@@ -390,6 +398,17 @@ fn folder(rest: &str) -> Result<Location, LocationError> {
         return Err(LocationError::Empty);
     }
     Ok(Location::Folder(parts.path()?.into()))
+}
+
+/// `path` without links and dots, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = path.ancestors().find_map(|above| {
+        let real = above.canonicalize().ok()?;
+        let rest = path.strip_prefix(above).ok()?;
+        Some(real.components().chain(rest.components()).collect())
+    });
+    found.unwrap_or(path)
 }
 
 /// What can't be looked at is not called missing: the client's own error says more.
@@ -616,6 +635,25 @@ mod tests {
         let location: Location = "file:///var".parse().unwrap();
 
         assert_eq!(location.join("a/b").to_string(), "file:///var/a/b");
+    }
+
+    #[test]
+    fn a_place_is_the_same_under_another_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| Location::Folder(folder.path().join(name));
+        let real = folder.path().join("real");
+        std::fs::create_dir(&real).expect("a folder can be made");
+        std::os::unix::fs::symlink(&real, folder.path().join("link")).expect("a link can be made");
+
+        for (one, other, is_same) in [
+            ("real", "link", true),
+            ("real", "./real/", true),
+            ("real/new/er", "link/new/er", true),
+            ("real/new", "link/newer", false),
+            ("new", "real", false),
+        ] {
+            assert_eq!(at(one).is_same_place(&at(other)), is_same, "{one} {other}");
+        }
     }
 
     #[test]

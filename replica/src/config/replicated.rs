@@ -199,13 +199,13 @@ fn beside(others: &[Replicated], found: Vec<Replicated>) -> Result<Vec<Replicate
             if other.options.database == one.options.database {
                 return Err(Fault::Repeated);
             }
-            if other.location == one.location {
+            if other.location.is_same_place(&one.location) {
                 return Err(Fault::SameReplica(other.options.database.clone()));
             }
         }
         if found[..index]
             .iter()
-            .any(|other| other.location == one.location)
+            .any(|other| other.location.is_same_place(&one.location))
         {
             return Err(Fault::TwoInOnePlace);
         }

@@ -262,7 +262,7 @@ impl ReplicateArgs {
         let mut jobs: Vec<Job> = Vec::new();
         for replica in &self.replica {
             let location = location(replica)?;
-            if jobs.iter().any(|job| job.location == location) {
+            if jobs.iter().any(|job| job.location.is_same_place(&location)) {
                 let message =
                     format!("{location} is there twice: each replica needs its own place");
                 return Err(Failure::new(Status::Usage, message));
