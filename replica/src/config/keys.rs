@@ -40,8 +40,8 @@ pub(super) struct Unfit {
 enum Why {
     /// Nobody knows it; it looks like this one, if like any.
     Unknown(Option<&'static str>),
-    /// It is known elsewhere.
-    Misplaced(&'static str),
+    /// It is known elsewhere, and nowhere else.
+    Misplaced(Vec<&'static str>),
     /// It can't be passed over, and is not supported.
     Refused(&'static str),
 }
@@ -50,10 +50,13 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.as_deref().unwrap_or("a key that is no word");
         write!(f, "line {}: {name}: ", self.line)?;
-        match self.why {
+        match &self.why {
             Why::Unknown(None) => f.write_str("there is no such setting here"),
             Why::Unknown(Some(near)) => write!(f, "there is no such setting: is it {near}?"),
-            Why::Misplaced(place) => write!(f, "it has no effect here: it belongs {place}"),
+            Why::Misplaced(places) => {
+                let places = places.join(" or ");
+                write!(f, "it has no effect here: it belongs {places}")
+            }
             Why::Refused(reason) => f.write_str(reason),
         }
     }
@@ -267,9 +270,10 @@ fn why_unknown(name: &str, section: Section) -> Why {
         let mut keys = other.keys();
         keys.any(|(known, of)| known == name && !matches!(of, Use::Refused(_)))
     });
-    match known.filter_map(Section::place).next() {
-        Some(place) => Why::Misplaced(place),
-        None => Why::Unknown(nearest(name, section)),
+    let places: Vec<_> = known.filter_map(Section::place).collect();
+    match places.is_empty() {
+        false => Why::Misplaced(places),
+        true => Why::Unknown(nearest(name, section)),
     }
 }
 
@@ -350,6 +354,11 @@ mod tests {
                 "dbs:\n- path: /db\n  l0-retention: 1h",
                 "line 3: l0-retention: it has no effect here: it belongs at the top of the \
                  configuration",
+            ),
+            (
+                "dbs:\n- path: /db\n  sync-interval: 1s",
+                "line 3: sync-interval: it has no effect here: it belongs at the top of the \
+                 configuration or to a replica",
             ),
             (
                 "monitor-interval: 1s",
