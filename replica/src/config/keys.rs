@@ -1,6 +1,7 @@
 //! Which keys a configuration may have where, and what comes of them. No I/O.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use super::Fault;
 use super::yaml::{Key, Replica, Tree};
@@ -10,19 +11,22 @@ use super::yaml::{Key, Replica, Tree};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PassedOver {
+    /// The configuration.
+    pub path: PathBuf,
     /// Its name.
     pub key: &'static str,
-    /// Its line in the configuration, from 1.
+    /// Its line there, from 1.
     pub line: u64,
 }
 
 impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PassedOver { key, line } = self;
+        let PassedOver { path, key, line } = self;
         write!(
             f,
-            "line {line}: {key} is a setting of Litestream that is not supported, and is passed \
-             over"
+            "{}: line {line}: {key} is a setting of Litestream that is not supported, and is passed \
+             over",
+            path.display()
         )
     }
 }
@@ -65,14 +69,18 @@ impl fmt::Display for Unfit {
 /// What comes of the keys of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
+    path: PathBuf,
     pub(super) unfit: Option<Unfit>,
     pub(super) passed_over: Vec<PassedOver>,
 }
 
 impl Judged {
-    /// Judges all keys of `document`.
-    pub(super) fn new(document: &Tree) -> Judged {
-        let mut judged = Judged::default();
+    /// Judges all keys of `document`, which is at `path`.
+    pub(super) fn new(document: &Tree, path: PathBuf) -> Judged {
+        let mut judged = Judged {
+            path,
+            ..Judged::default()
+        };
         judged.judge(document, Section::Top);
         judged
     }
@@ -109,6 +117,7 @@ impl Judged {
             Some((_, Use::Refused(_))) if value.is_empty() => return,
             Some((name, Use::PassedOver)) => {
                 return self.passed_over.push(PassedOver {
+                    path: self.path.clone(),
                     key: name,
                     line: key.line,
                 });
@@ -402,8 +411,8 @@ mod tests {
         assert_eq!(
             passed_over,
             [(1, "addr"), (2, "socket"), (6, "meta-path"), (7, "name")].map(|(line, key)| format!(
-                "line {line}: {key} is a setting of Litestream that is not supported, and is \
-                 passed over"
+                "replica.yml: line {line}: {key} is a setting of Litestream that is not supported, \
+                 and is passed over"
             ))
         );
     }

@@ -74,10 +74,10 @@ impl Config {
         };
         match yaml::parse(expanded) {
             Ok((document, defaults, keys)) => Ok(Config {
+                keys: Judged::new(&keys, path.clone()),
                 path,
                 document,
                 defaults,
-                keys: Judged::new(&keys),
             }),
             Err(position) => Err(ConfigError::new(path, Fault::Yaml(position))),
         }
