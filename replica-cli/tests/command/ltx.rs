@@ -111,13 +111,26 @@ fn a_configuration_names_the_replica() {
     assert_eq!(default.ended(0).json(), golden.facts["ltx"]);
 
     let unexpanded = replica(["ltx", "-no-expand-env", "-config", config, database]).ended(3);
-    let other = replica(["ltx", "-config", config, "/other.db"]).ended(2);
-    let gs = replica(["ltx", "-config", config, "/gs.db"]).ended(2);
-    let url = replica(["ltx", "-config", config, &golden.url()]).ended(2);
+    let unset = replica(["ltx", "-config", config, database]).ended(2);
+    let refused = |replica: &str| {
+        let mut command = command(["ltx", "-config", config, replica]);
+        command.env("REPLICA_ROOT", "/nowhere");
+        finish(command.spawn().expect("the command starts")).ended(2)
+    };
+    let other = refused("/other.db");
+    let gs = refused("/gs.db");
+    let url = refused(&golden.url());
     assert!(
         unexpanded.stderr.contains("REPLICA_ROOT"),
         "{}",
         unexpanded.stderr
+    );
+    assert!(
+        unset
+            .stderr
+            .contains("line 6: an environment variable is not set"),
+        "{}",
+        unset.stderr
     );
     assert_eq!(
         other.stderr,

@@ -5,7 +5,7 @@
 /// The rules are those of Go's `os.Expand`, which Litestream uses: a name is of ASCII letters,
 /// digits and underscores, or one of the shell's special characters; in braces it is anything; a
 /// `$` before anything else stands for itself; `${}` and an unclosed `${` vanish.
-pub(super) fn expand(text: &str, value: impl Fn(&str) -> String) -> String {
+pub(super) fn expand(text: &str, mut value: impl FnMut(&str) -> String) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -32,6 +32,31 @@ pub(super) fn expand(text: &str, value: impl Fn(&str) -> String) -> String {
     }
     expanded.push_str(rest);
     expanded
+}
+
+/// The first line of `text`, from 1, that has a variable which `is_set` does not know, comments
+/// aside. Its name is not told: it may be a part of a password with a `$` in it.
+pub(super) fn unset(text: &str, is_set: impl Fn(&str) -> bool) -> Option<u64> {
+    let has_one = |line: &str| {
+        let mut found = false;
+        expand(uncommented(line), |name| {
+            found |= !is_set(name);
+            String::new()
+        });
+        found
+    };
+    let mut numbered = (1..).zip(text.lines());
+    numbered.find_map(|(number, line)| has_one(line).then_some(number))
+}
+
+/// `line` up to its comment. What is in quotes is taken for one too where it looks like one.
+fn uncommented(line: &str) -> &str {
+    let mut signs = line.match_indices('#');
+    let comment = signs.find(|(at, _)| {
+        let before = line[..*at].chars().next_back();
+        before.is_none_or(char::is_whitespace)
+    });
+    comment.map_or(line, |(at, _)| &line[..at])
 }
 
 /// How many bytes of `text` are a name.
@@ -71,10 +96,25 @@ mod tests {
         assert_eq!(expand("$A", |_| "$A".to_owned()), "$A");
     }
 
+    #[test]
+    fn the_line_of_a_variable_that_is_not_set_is_found() {
+        for (text, line) in [
+            ("a: $A\nb: ${A}", None),
+            ("a: $A\nb: x$B\nc: $C", Some(2)),
+            ("a: ${B:-b}", Some(1)),
+            ("# $B\na: 5$ # or $B", None),
+            ("a: x#$B", Some(1)),
+            ("a: ${", None),
+        ] {
+            assert_eq!(unset(text, |name| name == "A"), line, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_expanded(text in "[a${}_ é-]{0,20}") {
+        fn any_text_is_expanded(text in "[a${}_ é#\n-]{0,20}") {
             let expanded = expand(&text, |_| String::new());
+            unset(&text, |_| false);
 
             prop_assert!(expanded.len() <= text.len());
         }

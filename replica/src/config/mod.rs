@@ -29,7 +29,8 @@ use keys::{Judged, Unfit};
 ///
 /// Whoever only [looks for a replica](Config::replica_of) is not kept from it by what else is in
 /// the file: a database's settings are judged when its replica is asked for, and keys that nobody
-/// knows when databases are to be [replicated](Config::replicated).
+/// knows when databases are to be [replicated](Config::replicated). A variable that is not set keeps
+/// everybody from it: it may stand for any part of the file.
 #[derive(Debug)]
 pub struct Config {
     path: PathBuf,
@@ -42,7 +43,8 @@ pub struct Config {
 /// Whether `$NAME` and `${NAME}` in a configuration stand for environment variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expand {
-    /// They do. A variable that is not set is empty.
+    /// They do. A variable that is not set is an error, since a path without it is another one: for
+    /// Litestream it is empty.
     Environment,
     /// They stand for themselves.
     Nothing,
@@ -69,7 +71,12 @@ impl Config {
 
     fn parse(path: PathBuf, text: &str, expand: Expand) -> Result<Config, ConfigError> {
         let expanded = match expand {
-            Expand::Environment => &expand::expand(text, environment),
+            Expand::Environment => {
+                if let Some(line) = expand::unset(text, |name| environment(name).is_some()) {
+                    return Err(ConfigError::new(path, Fault::Unset(line)));
+                }
+                &expand::expand(text, |name| environment(name).unwrap_or_default())
+            }
             Expand::Nothing => text,
         };
         match yaml::parse(expanded) {
@@ -79,7 +86,11 @@ impl Config {
                 document,
                 defaults,
             }),
-            Err(position) => Err(ConfigError::new(path, Fault::Yaml(position))),
+            Err(position) => {
+                let mere = yaml::mere_replica(expanded);
+                let fault = mere.map_or(Fault::Yaml(position), Fault::MereReplica);
+                Err(ConfigError::new(path, fault))
+            }
         }
     }
 
@@ -164,6 +175,10 @@ pub struct ConfigError {
 enum Fault {
     Read(io::Error),
     Yaml(Option<yaml::Position>),
+    /// The line of a replica that is a text.
+    MereReplica(u64),
+    /// The line of a variable.
+    Unset(u64),
     NoSuchDatabase,
     NoReplica,
     SeveralReplicas(Vec<String>),
@@ -233,6 +248,19 @@ impl fmt::Display for Fault {
                 );
             }
             Fault::Yaml(None) => "the configuration is not YAML",
+            Fault::MereReplica(line) => {
+                return write!(
+                    f,
+                    "line {line}: a replica has settings: write its URL as url below it"
+                );
+            }
+            Fault::Unset(line) => {
+                return write!(
+                    f,
+                    "line {line}: an environment variable is not set: set it, to nothing if that is \
+                     meant, or turn their expansion off if the $ stands for itself"
+                );
+            }
             Fault::NoSuchDatabase => "the configuration has no such database",
             Fault::NoReplica => "the database has no replica",
             Fault::SeveralReplicas(places) => {
@@ -300,12 +328,12 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn environment(name: &str) -> String {
+fn environment(name: &str) -> Option<String> {
     // Go's names are anything; the platform's have neither of these.
     if name.contains(['=', '\0']) {
-        return String::new();
+        return None;
     }
-    std::env::var(name).unwrap_or_default()
+    std::env::var(name).ok()
 }
 
 /// The replicas of a database, each with what holds for all.
@@ -581,20 +609,56 @@ mod tests {
 
     #[test]
     fn variables_are_expanded_only_where_asked_for() {
-        let text = "dbs: [{path: /db, replica: {path: \"/x${REPLICA_TEST_UNSET}/y\"}}]";
+        let home = PathBuf::from(home().expect("HOME should be set"));
+        let text = "dbs: [{path: /db, replica: {path: \"${HOME}/y\"}}]";
 
         for (expand, path) in [
-            (Expand::Environment, "/x/y"),
-            (Expand::Nothing, "/x${REPLICA_TEST_UNSET}/y"),
+            (Expand::Environment, home.join("y")),
+            (
+                Expand::Nothing,
+                std::path::absolute("${HOME}/y").expect("a path"),
+            ),
         ] {
             let config =
-                Config::parse("replica.yml".into(), text, expand).expect("it is well formed");
+                Config::parse("replica.yml".into(), text, expand).expect("a configuration");
 
             assert_eq!(
-                config.replica_of("/db").expect("it has one"),
-                Location::Folder(path.into())
+                config.replica_of("/db").expect("a replica"),
+                Location::Folder(path)
             );
         }
+    }
+
+    #[test]
+    fn a_replica_that_is_a_mere_url_is_told_how_to_write_it() {
+        for text in [
+            "dbs:\n- path: /db\n  replica: file:///hush\n",
+            "dbs:\n- path: /db\n  replicas:\n  - file:///hush\n",
+        ] {
+            let error = Config::parse("replica.yml".into(), text, Expand::Nothing)
+                .expect_err("it has no settings");
+
+            assert_eq!(
+                error.to_string(),
+                "replica.yml: line 3: a replica has settings: write its URL as url below it"
+            );
+        }
+    }
+
+    /// `$UNSET/rep` was once `/rep`, and replicated to.
+    #[test]
+    fn a_variable_that_is_not_set_is_an_error_that_does_not_name_it() {
+        let text = "dbs:\n- path: /db\n  replica: {path: $REPLICA_TEST_HUSH/y} # $OTHER\n";
+
+        let error = Config::parse("replica.yml".into(), text, Expand::Environment)
+            .expect_err("it is not set");
+
+        assert_eq!(
+            error.to_string(),
+            "replica.yml: line 3: an environment variable is not set: set it, to nothing if that is \
+             meant, or turn their expansion off if the $ stands for itself"
+        );
+        assert!(!format!("{error:?}").contains("HUSH"), "{error:?}");
     }
 
     #[test]

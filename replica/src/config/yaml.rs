@@ -174,6 +174,24 @@ impl Tree {
             Tree::Value { is_empty } => *is_empty,
         }
     }
+
+    /// What a mapping has under `name`, with its line.
+    fn values(&self, name: &str) -> impl Iterator<Item = (u64, &Tree)> {
+        let entries = match self {
+            Tree::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        let found = entries.iter().filter(move |(key, _)| key.name == name);
+        found.map(|(key, value)| (key.line, value))
+    }
+
+    /// What a list has.
+    fn entries(&self) -> impl Iterator<Item = &Tree> {
+        match self {
+            Tree::List(entries) => entries.iter(),
+            _ => [].iter(),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Tree {
@@ -263,6 +281,20 @@ impl Default for Tree {
 /// own message quotes the text, secrets included, so only the place of an error is kept.
 pub(super) fn parse(text: &str) -> Result<(Document, Replica, Tree), Option<Position>> {
     Ok((read(text)?, read(text)?, read(text)?))
+}
+
+/// The line of a replica that is written as a mere text, of whatever else is wrong with `text`.
+pub(super) fn mere_replica(text: &str) -> Option<u64> {
+    let document: Tree = read(text).ok()?;
+    let databases = document.values("dbs").flat_map(|(_, list)| list.entries());
+    let replicas = databases.flat_map(|database| {
+        let one = database.values("replica");
+        let several = database.values("replicas");
+        let several = several.flat_map(|(line, list)| list.entries().map(move |one| (line, one)));
+        one.chain(several)
+    });
+    let mut mere = replicas.filter(|(_, it)| matches!(it, Tree::Value { is_empty: false }));
+    mere.next().map(|(line, _)| line)
 }
 
 fn read<T: DeserializeOwned + Default>(text: &str) -> Result<T, Option<Position>> {
