@@ -1,5 +1,6 @@
 //! A client of an SFTP server, of what was written and what the environment says.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,15 @@ pub(super) fn client(
     location: &SftpLocation,
     environment: &Environment<'_>,
 ) -> Result<Arc<dyn ReplicaClient>, OpenError> {
-    Ok(Arc::new(SftpClient::new(config(location, environment)?)?))
+    let config = config(location, environment)?;
+    if let Some(path) = &location.key_path {
+        // The server is asked first otherwise, and a typing error is told after that.
+        File::open(path).map_err(|source| OpenError::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(Arc::new(SftpClient::new(config)?))
 }
 
 /// The secrets that a client is configured with.
@@ -149,6 +158,16 @@ mod tests {
             "nothing to log in with: give the URL a password or a key-path, or start an agent \
              ($SSH_AUTH_SOCK)"
         );
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_told_before_the_server_is_asked() {
+        let url = "sftp://me@h/a?skip-verify=true&key-path=/nowhere/id";
+        let location: crate::Location = url.parse().expect(url);
+
+        let error = location.client().expect_err("there is no such key");
+
+        assert_eq!(error.to_string(), "can't read /nowhere/id");
     }
 
     #[test]
