@@ -111,7 +111,8 @@ impl Failure {
             .because_of(Some(error));
         match error {
             ReplicateError::Replaced { .. } => failure.hint(
-                "start again: what is there now goes on top of what the replica has of the other",
+                "the replica has what was stored until now: before you start again, restore that to \
+                 another path and compare, since what is there now becomes its latest state",
             ),
             ReplicateError::Conflict { .. } => failure
                 .hint("end the other one, and start again: the whole database is stored anew"),

@@ -608,9 +608,9 @@ fn a_database_that_is_replaced_is_a_clear_end() {
         format!("can't replicate {}", live.path().display())
     );
     assert!(
-        error["hint"]
-            .as_str()
-            .is_some_and(|hint| hint.starts_with("start again")),
+        error["hint"].as_str().is_some_and(
+            |hint| hint.contains("before you start again, restore that to another path")
+        ),
         "{error}"
     );
 }
