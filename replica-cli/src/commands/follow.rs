@@ -28,7 +28,7 @@ pub(super) async fn run(
     };
     if let Some(txid) = follower.txid() {
         let database = output.display().to_string();
-        let text = format!("following to {database}, from transaction {txid}");
+        let text = format!("{database} follows, from transaction {txid}");
         tell(
             json,
             &json!({ "event": "following", "db_path": database, "txid": txid.to_string() }),
@@ -129,12 +129,12 @@ fn tell_step(followed: &Followed, json: bool) -> io::Result<()> {
     )
 }
 
-/// Says what happens, in a line.
+/// Says what happens and when, in a line.
 fn tell(json: bool, object: &serde_json::Value, text: &str) -> io::Result<()> {
     let mut out = output::stdout();
     match json {
         true => writeln!(out, "{object}")?,
-        false => writeln!(out, "{text}")?,
+        false => writeln!(out, "{:.3} {text}", replica::now())?,
     }
     output::unless_closed(out.flush())
 }

@@ -156,15 +156,16 @@ impl Form {
         message: impl Display,
         fields: Value,
     ) -> String {
+        // Always as many digits, so that lines can be sorted as text.
         let (time, level) = (replica::now(), level.name());
         if !self.json {
             return match database {
-                Some(database) => format!("{time} {level:<5} {database}: {message}\n"),
-                None => format!("{time} {level:<5} {message}\n"),
+                Some(database) => format!("{time:.3} {level:<5} {database}: {message}\n"),
+                None => format!("{time:.3} {level:<5} {message}\n"),
             };
         }
         let mut line = json!({
-            "time": time.to_string(),
+            "time": format!("{time:.3}"),
             "level": level,
             "event": event,
             "message": message.to_string(),
@@ -238,12 +239,11 @@ mod tests {
         let (text, object) = (line(false), line(true));
         let object: Value = serde_json::from_str(&object).expect("an object");
 
-        assert!(text.ends_with("Z info  app.db: stored it\n"), "{text}");
-        assert!(
-            object["time"]
-                .as_str()
-                .is_some_and(|time| time.ends_with('Z'))
-        );
+        let has_three_digits = |time: &str| time.len() == "2026-11-22T06:00:00.000Z".len();
+        let (time, rest) = text.split_once(' ').expect("a time");
+        assert_eq!(rest, "info  app.db: stored it\n");
+        assert!(has_three_digits(time), "{time}");
+        assert!(object["time"].as_str().is_some_and(has_three_digits));
         assert_eq!(
             (
                 &object["level"],
