@@ -18,6 +18,7 @@ pub(crate) fn normalise(
     let switches = switches(command);
     let mut args = args.into_iter();
     let mut normal: Vec<OsString> = args.next().into_iter().collect();
+    let mut args = with_help_last(args.collect()).into_iter();
     while let Some(arg) = args.next() {
         if arg == "--" {
             normal.push(arg);
@@ -41,6 +42,15 @@ pub(crate) fn normalise(
         }
     }
     normal
+}
+
+/// `help restore` as `restore --help`.
+fn with_help_last(mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.first().is_some_and(|first| first == "help") {
+        args.remove(0);
+        args.push("--help".into());
+    }
+    args
 }
 
 /// Whether `args`, which are normal, ask for JSON, be they a right call or not.

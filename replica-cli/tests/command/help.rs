@@ -38,6 +38,16 @@ fn every_command_has_help_with_examples() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    for command in COMMANDS {
+        let asked = replica([&"help"].into_iter().chain(command)).ended(0);
+
+        let flagged = replica(command.iter().chain([&"--help"])).ended(0);
+        assert_eq!(asked.stdout, flagged.stdout);
+    }
+}
+
+#[test]
 fn long_help_lists_the_exit_statuses() {
     for command in [&COMMANDS[..3], &COMMANDS[3..12]].concat() {
         let ran = replica(command.iter().chain([&"--help"])).ended(0);
