@@ -64,6 +64,31 @@ fn it_follows_until_a_signal_comes_and_goes_on_later() {
     assert!(names(output.parent().expect("a folder")).contains(&"read.db-follow".to_owned()));
 }
 
+#[test]
+fn each_line_for_people_begins_with_its_time() {
+    let live = Live::new();
+    replica(live.plain_args(&["-once"])).ended(0);
+    let (output, told) = (live.beside("read.db"), live.beside("told"));
+    let mut following = command(["restore", "-f", "-o", text(&output), &live.url()]);
+    following.stdout(fs::File::create(&told).expect("a file can be made"));
+
+    let mut following = Running::of(following);
+    wait_for(&mut following, &output, &live.rows());
+    send("TERM", following.id());
+    following.end(0);
+
+    let told = fs::read_to_string(&told).expect("it is text");
+    let times: Vec<_> = told
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .collect();
+    assert!(!times.is_empty(), "{told}");
+    for (time, _) in times {
+        assert_eq!(time.len(), "2026-11-22T06:00:00.000Z".len(), "{told}");
+        assert!(time.ends_with('Z'), "{told}");
+    }
+}
+
 /// Follows the replica at `url` with what `command` makes, while it grows.
 fn check_store(live: &Live, url: &str, command: impl Fn(&[&str]) -> Command) {
     let (output, path) = (live.beside("read.db"), live.path());
