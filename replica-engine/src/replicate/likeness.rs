@@ -25,7 +25,8 @@ const FILLED: usize = 64;
 /// Whether the database file has what the replica has: at least half of the pages that were stored
 /// last, as far as they tell one database from another. So it is where a database was closed, and
 /// its log removed with that, and written a little since. Those of another database of the same
-/// application have the same tables and not the same rows.
+/// application have the same tables and not the same rows. One that is so small that none of its
+/// pages tells is it where all of them are the same.
 pub(super) async fn is_like(
     database: &Arc<Mutex<Database>>,
     listed: &[FileInfo],
@@ -41,10 +42,12 @@ pub(super) async fn is_like(
         buffer: Vec::new(),
         same: 0,
         others: 0,
+        differs: false,
     };
     let mut left = READ_MAX;
     for file in plan.needed().iter().rev() {
         let Some(after) = left.checked_sub(file.size) else {
+            likeness.differs = true;
             break;
         };
         left = after;
@@ -58,7 +61,10 @@ pub(super) async fn is_like(
             break;
         }
     }
-    Ok(likeness.same > 0 && likeness.same >= likeness.others)
+    Ok(match likeness.same + likeness.others {
+        0 => !likeness.differs,
+        _ => likeness.same >= likeness.others,
+    })
 }
 
 /// Files, from the newest to the oldest, held against a database.
@@ -70,6 +76,8 @@ struct Likeness {
     buffer: Vec<u8>,
     same: u32,
     others: u32,
+    /// Whether a page differs that does not tell, or was not looked at.
+    differs: bool,
 }
 
 impl Visit for Likeness {
@@ -81,18 +89,18 @@ impl Visit for Likeness {
     fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Damage> {
         // The first page has the tables, and counts the changes of all.
         let is_first = pgno.get() == 1;
-        if is_first || self.same + self.others >= TELLING || !self.seen.insert(pgno) {
+        if self.same + self.others >= TELLING || !self.seen.insert(pgno) {
             return Ok(());
         }
-        if page.iter().filter(|byte| **byte != 0).count() < FILLED {
-            return Ok(());
-        }
+        let tells = !is_first && page.iter().filter(|byte| **byte != 0).count() >= FILLED;
         self.buffer.resize(page.len(), 0);
         let database = lock(&self.database);
         let read = database.read_pages(pgno, self.page_size, &mut self.buffer);
-        match read.is_ok() && self.buffer == page {
-            true => self.same += 1,
-            false => self.others += 1,
+        let is_same = read.is_ok() && self.buffer == page;
+        match (tells, is_same) {
+            (true, true) => self.same += 1,
+            (true, false) => self.others += 1,
+            (false, _) => self.differs |= !is_same,
         }
         Ok(())
     }

@@ -112,6 +112,18 @@ async fn a_log_that_was_removed_leads_to_a_snapshot() {
     check(live, replica, Some(SnapshotReason::RemovedLog)).await;
 }
 
+/// It was taken for another database whenever an application began with a restore.
+#[tokio::test]
+async fn a_small_database_that_is_as_its_replica_has_it_is_taken_for_the_same() {
+    let (mut live, replica) = (Live::new(4096), MockClient::new());
+    live.run("INSERT INTO t(a) VALUES('x')");
+    resumed(&mut live, &replica).await;
+    live.disconnect();
+    live.connect();
+
+    check(live, replica, Some(SnapshotReason::RemovedLog)).await;
+}
+
 /// Two databases of one application have the same tables and the same pages in use.
 #[tokio::test]
 async fn another_database_of_the_same_application_is_not_taken_for_the_replicas() {
