@@ -427,9 +427,10 @@ impl Replicator {
         run_blocking(move || checkpointing.checkpoint(how)).await?
     }
 
-    /// Looks once more whether what was stored is still there as it was stored: to be called at the
-    /// end, since nobody looks after it. It costs a request or two where anything was stored, and
-    /// none where nothing was.
+    /// Looks once more whether what was stored is still there as it was stored, and can be restored
+    /// with what it goes on top of: to be called at the end, since nobody looks after it. Where files
+    /// are missing that it takes, the whole database is stored anew. It costs a request for each
+    /// level where anything was stored, and none where nothing was.
     ///
     /// # Errors
     ///
@@ -439,7 +440,14 @@ impl Replicator {
         if self.stored.files == 0 {
             return Ok(());
         }
-        self.look(None).await
+        self.look(None).await?;
+        self.is_doubtful = true;
+        self.survey().await?;
+        if self.snapshot_reason() == Some(SnapshotReason::Incomplete) {
+            self.store_all().await?;
+            self.look(None).await?;
+        }
+        Ok(())
     }
 
     /// Stores one file, if there is anything to store.

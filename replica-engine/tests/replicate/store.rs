@@ -256,6 +256,20 @@ async fn a_file_that_is_gone_from_the_middle_is_gone_on_without_by_a_new_start()
     assert!(latest == live.state(), "what was restored is another");
 }
 
+/// Everything was said to be stored at the end, and nothing of it could be restored.
+#[tokio::test(start_paused = true)]
+async fn what_restores_begin_with_is_missed_at_the_end_and_stored_anew() {
+    let (mut live, replica, mut replicator) = replicating().await;
+    replica.remove(raw(1));
+    one_more(&mut live, &mut replicator).await;
+
+    let confirmed = replicator.confirm().await;
+
+    confirmed.expect("it is put right");
+    let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_restores_begin_with_is_missed_within_minutes() {
     let (mut live, replica, mut replicator) = replicating().await;
