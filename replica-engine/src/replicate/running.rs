@@ -522,9 +522,14 @@ impl Running {
 
     /// Notes what was stored until now, and how long the log is.
     async fn note(&mut self) {
-        let wal = self.wal.clone();
-        let wal_bytes = run_blocking(move || std::fs::metadata(wal)).await;
-        let wal_bytes = wal_bytes.map_or(0, |found| found.map_or(0, |metadata| metadata.len()));
+        let wal_bytes = match self.replicator.synced {
+            Some(observed) => observed.len,
+            None => {
+                let wal = self.wal.clone();
+                let found = run_blocking(move || std::fs::metadata(wal)).await;
+                found.map_or(0, |found| found.map_or(0, |metadata| metadata.len()))
+            }
+        };
         let stored = self.replicator.stored;
         self.tell.send_if_modified(|progress| {
             let status = &mut progress.status;
