@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) struct Hold {
     path: PathBuf,
     pub(crate) wal: PathBuf,
     members: Mutex<Vec<Weak<Member>>>,
+    /// Whether there was ever one, who may have checkpointed, and be gone.
+    was_joined: AtomicBool,
     past: Mutex<Checkpoints>,
     /// The log's file, on which there is a lock for as long as it is open, so that no other process
     /// replicates the database too. SQLite has locks of its own, and none on this file.
@@ -122,7 +125,8 @@ impl Hold {
                 replaced = Some(other);
             }
             // Who only waits keeps nothing of the log from being begun anew.
-            if opened.is_none() && resolved.as_deref().is_some_and(is_taken) {
+            let is_new = opened.is_none() && replaced.is_none();
+            if is_new && resolved.as_deref().is_some_and(is_taken) {
                 wait(begun, path)?;
                 continue;
             }
@@ -168,6 +172,7 @@ impl Hold {
             wal: database.wal_path().to_owned(),
             database: Arc::new(Mutex::new(database)),
             members: Mutex::default(),
+            was_joined: AtomicBool::new(false),
             past: Mutex::new(Checkpoints {
                 at: Instant::now(),
                 vain: 0,
@@ -189,7 +194,7 @@ impl Hold {
         // Nobody checkpoints meanwhile.
         let database = lock(&self.database);
         if let Ok(place) = &mut place
-            && !self.members().is_empty()
+            && self.was_joined.load(Ordering::Relaxed)
         {
             let observed = database.observe()?;
             let is_kept = observed.header == Ok(*place.end.header())
@@ -198,6 +203,7 @@ impl Hold {
             place.empty &= is_kept;
         }
         let member = Arc::new(Member(Mutex::new(Standing::new(place))));
+        self.was_joined.store(true, Ordering::Relaxed);
         let mut members = lock(&self.members);
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(&member));
@@ -439,5 +445,52 @@ impl Kept {
     /// What was kept, for a file.
     pub(crate) fn into_parts(self) -> (Chain, (Changed, Frames)) {
         (self.start, (self.changed, Frames::Copied(self.copies)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn run(connection: &Connection, sql: &str) {
+        let done = connection.execute_batch(sql);
+        done.expect("anybody may write");
+    }
+
+    /// Where the replica that has checkpointed was gone by then, whoever came next had its place taken
+    /// for one after which nothing was missed, and the frames in between never reached it.
+    #[test]
+    fn what_somebody_has_checkpointed_who_is_gone_may_be_missed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        run(&application, "PRAGMA journal_mode=WAL; CREATE TABLE t(a)");
+        let hold = Hold::open(&path).expect("it is a database");
+        let place = {
+            let database = lock(&hold.database);
+            let observed = database.observe().expect("the log can be read");
+            let start = Chain::new(observed.header.expect("it has a header"));
+            let found = database.changes(start, observed.frames, u64::MAX);
+            let (changes, _) = found.expect("the log can be read");
+            Place {
+                end: *changes.finish().end(),
+                commit: 1,
+                complete: true,
+                empty: false,
+                hold: observed.hold,
+            }
+        };
+
+        let first = hold.join(Err(SnapshotReason::First));
+        drop(first.expect("the log can be read"));
+        run(&application, "INSERT INTO t VALUES(1)");
+        let copied = lock(&hold.database).backfill();
+        copied.expect("nobody is in the way");
+        let second = hold.join(Ok(place)).expect("the log can be read");
+
+        let place = second.standing().place.expect("it has one");
+        assert!(!place.complete);
     }
 }

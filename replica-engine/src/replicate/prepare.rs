@@ -59,7 +59,12 @@ impl Preparing {
         }
         let anew = self.member.standing().attend();
         let place = self.member.standing().place;
-        let (observed, pending) = self.next(&mut database, place)?;
+        let next = self.next(&mut database, place);
+        if next.is_err() && anew {
+            // What it looks at the next time is the first again that is kept for it.
+            self.member.standing().forget();
+        }
+        let (observed, pending) = next?;
         self.member.standing().pending = pending.clone();
         if pending.is_none() {
             self.hold.release(&database)?;
