@@ -521,10 +521,20 @@ impl Replicator {
     fn give_up(&mut self, pending: &Pending) {
         let mut standing = self.member.standing();
         standing.give_up();
-        if let (true, Some(last)) = (pending.may_be_stored(), &mut self.last) {
-            self.ours.insert(pending.file(), None);
-            last.info.id = pending.file();
-            last.time = pending.header.timestamp();
+        if pending.may_be_stored() {
+            let (id, time) = (pending.file(), pending.header.timestamp());
+            self.ours.insert(id, None);
+            let last = self.last.get_or_insert(Last {
+                info: FileInfo {
+                    id,
+                    size: 0,
+                    created_at: time,
+                },
+                time,
+                page_size: Some(pending.header.page_size()),
+            });
+            last.info.id = id;
+            last.time = time;
             standing.place = Err(SnapshotReason::Incomplete);
         }
     }

@@ -321,12 +321,7 @@ async fn a_file_that_may_be_in_the_replica_is_not_made_with_other_content() {
     live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
     replicator.sync().await.expect_err("the store has failed");
     let content = stored(&replica, 5);
-    let log = std::fs::read(live.wal()).expect("the log is there");
-    let mut damaged = log.clone();
-    if let Some(byte) = damaged.iter_mut().last() {
-        *byte ^= 1;
-    }
-    overwrite(&live.wal(), &damaged);
+    let log = damage_end(&live.wal());
     replicator.sync().await.expect_err("the log is damaged");
     overwrite(&live.wal(), &log);
 
@@ -340,6 +335,40 @@ async fn a_file_that_may_be_in_the_replica_is_not_made_with_other_content() {
     assert_eq!(stored(&replica, 5), content);
     let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
     assert!(latest == live.state(), "what was restored is another");
+}
+
+/// The first of all files was taken for somebody else's, and replication ended for good.
+#[tokio::test(start_paused = true)]
+async fn a_first_file_that_may_be_in_the_replica_is_no_conflict() {
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    live.run("INSERT INTO t(a, b) VALUES('stored', zeroblob(3000))");
+    let mut replicator = live.started(&replica).await;
+    replica
+        .on(Op::Write)
+        .after_applying()
+        .fail(ErrorKind::Unavailable);
+    replicator.sync().await.expect_err("the store has failed");
+    let log = damage_end(&live.wal());
+    replicator.sync().await.expect_err("the log is damaged");
+    overwrite(&live.wal(), &log);
+    tokio::time::advance(A_MINUTE).await;
+
+    let synced = live.sync(&mut replicator).await;
+
+    assert_eq!(synced.snapshot, Some(SnapshotReason::Incomplete));
+    let latest = restored(&(Arc::new(replica) as _), Target::Latest).await;
+    assert!(latest == live.state(), "what was restored is another");
+}
+
+/// Changes the last byte of the log, and returns what it was.
+fn damage_end(log: &Path) -> Vec<u8> {
+    let before = std::fs::read(log).expect("the log is there");
+    let mut damaged = before.clone();
+    if let Some(byte) = damaged.last_mut() {
+        *byte ^= 1;
+    }
+    overwrite(log, &damaged);
+    before
 }
 
 /// Writes to a file that others have open, and leaves it the same file.
