@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::pending::lock;
+use super::pending::{lock, try_lock};
 use crate::database::{Database, IndexHeader};
 
 /// How often. SQLite lets a reader wait for an index to be mended for ten seconds.
@@ -103,10 +103,7 @@ impl Watched {
         self.committed
             .retain(|committed| committed.strong_count() > 0);
         // Whoever is at it looks for itself.
-        let index = database
-            .try_lock()
-            .ok()
-            .and_then(|open| open.index_header());
+        let index = try_lock(&database).and_then(|open| open.index_header());
         let Some(index) = index else {
             return true;
         };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::checkpoint::Checkpointing;
 use super::error::ReplicateError;
 use super::hold::{Member, Standing};
-use super::pending::lock;
+use super::pending::{lock, try_lock};
 use super::schedule::{Past, due};
 use crate::restore::run_blocking;
 
@@ -100,7 +100,7 @@ impl Checkpointing {
 
     /// Whether it is time to, as far as that can be told at next to no cost.
     fn has_grown(&self) -> bool {
-        let Ok(database) = self.hold.database.try_lock() else {
+        let Some(database) = try_lock(&self.hold.database) else {
             // Somebody is at it.
             return false;
         };
