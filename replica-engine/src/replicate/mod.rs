@@ -45,7 +45,7 @@ use crate::upkeep::{self, Catalogue, Known, Moment, UpkeepOptions};
 use checkpoint::Checkpointing;
 use hold::{Hold, Member};
 pub(crate) use pending::lock;
-use pending::{Contents, Failure, Pending};
+use pending::{Contents, Failure, Pending, try_lock};
 use prepare::Preparing;
 pub(crate) use resume::{Newest, mark};
 use schedule::{Past, Schedule, due};
@@ -206,7 +206,7 @@ pub struct Synced {
 /// opened, shut down or dropped at any time. The log is begun anew once all of them have it, where a
 /// few megabytes that one still lacks are kept in memory for it; give them the same
 /// [`wal_max`](ReplicateOptions::wal_max), which says for how long one that is behind is waited for.
-/// Those in another process know nothing of these, and keep the log from being begun anew.
+/// Another process is refused: [`ReplicateError::Replicated`].
 pub struct Replicator {
     client: Arc<dyn ReplicaClient>,
     options: ReplicateOptions,
@@ -429,25 +429,26 @@ impl Replicator {
 
     /// Looks once more whether what was stored is still there as it was stored, and can be restored
     /// with what it goes on top of: to be called at the end, since nobody looks after it. Where files
-    /// are missing that it takes, the whole database is stored anew. It costs a request for each
-    /// level where anything was stored, and none where nothing was.
+    /// are missing that it takes, the whole database is stored anew, which is what it says then. It
+    /// costs a request for each level where anything was stored, and none where nothing was.
     ///
     /// # Errors
     ///
     /// [`ReplicateError::Conflict`] where somebody else has written to the replica, so that nobody
     /// knows what a restore would give; [`ReplicateError::Store`] where that can't be found out.
-    pub async fn confirm(&mut self) -> Result<(), ReplicateError> {
+    pub async fn confirm(&mut self) -> Result<Option<Synced>, ReplicateError> {
         if self.stored.files == 0 {
-            return Ok(());
+            return Ok(None);
         }
         self.look(None).await?;
         self.is_doubtful = true;
         self.survey().await?;
-        if self.snapshot_reason() == Some(SnapshotReason::Incomplete) {
-            self.store_all().await?;
-            self.look(None).await?;
+        if self.snapshot_reason() != Some(SnapshotReason::Incomplete) {
+            return Ok(None);
         }
-        Ok(())
+        let synced = self.sync().await?;
+        self.look(None).await?;
+        Ok(Some(synced))
     }
 
     /// Stores one file, if there is anything to store.
@@ -577,7 +578,7 @@ impl Replicator {
                 return written;
             }
             // Whoever is at it sees to that too.
-            if let Ok(mut database) = self.hold.database.try_lock()
+            if let Some(mut database) = try_lock(&self.hold.database)
                 && database
                     .log_len()
                     .is_some_and(|len| schedule.is_watched(len))

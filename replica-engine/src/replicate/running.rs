@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::error::ReplicateError;
 use super::glance;
 use super::looks::{Looks, later};
+use super::pending::try_lock;
 use super::status::{Ended, Event, Status, Trouble};
 use super::watch::Watch;
 use super::workers::Turn;
@@ -367,7 +368,8 @@ impl Running {
                 let Some(confirmed) = within(stops, Box::pin(replicator.confirm())).await else {
                     break None;
                 };
-                synced = confirmed.map(|()| stored);
+                synced = confirmed.map(|anew| stored || anew.is_some());
+                self.note().await;
             }
             match synced {
                 Ok(stored) => {
@@ -581,8 +583,9 @@ impl Running {
     /// How long the log is, as far as that can be told at once.
     fn log_len(&self) -> u64 {
         let database = &self.replicator.hold.database;
-        let open = database.try_lock().ok();
-        open.and_then(|open| open.log_len()).unwrap_or_default()
+        try_lock(database)
+            .and_then(|open| open.log_len())
+            .unwrap_or_default()
     }
 
     /// Notes that the replica has everything that was committed at `now`.

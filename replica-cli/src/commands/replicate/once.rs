@@ -117,8 +117,8 @@ impl Opened<'_> {
     async fn sync(&mut self) -> Result<Synced, Failure> {
         let wrong = |error| failed(&error, self.database);
         let synced = self.replicator.sync().await.map_err(wrong)?;
-        self.replicator.confirm().await.map_err(wrong)?;
-        Ok(synced)
+        let anew = self.replicator.confirm().await.map_err(wrong)?;
+        Ok(anew.unwrap_or(synced))
     }
 
     /// Says whether a snapshot was made.
