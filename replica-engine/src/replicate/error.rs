@@ -84,8 +84,9 @@ pub enum ReplicateError {
         /// Where the file was.
         path: PathBuf,
     },
-    /// Another process replicates the database, to whichever replica. Two would each begin the log
-    /// anew before the other's replica has it.
+    /// Another process replicates the database, to whichever replica, or one that it was forked from
+    /// did. Two would each begin the log anew before the other's replica has it. It is noticed where
+    /// the file system has locks on whole files, as local ones have.
     #[error("{} is being replicated by another process: end that one first", path.display())]
     Replicated {
         /// The database.
