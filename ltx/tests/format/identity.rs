@@ -64,7 +64,7 @@ proptest! {
         at_once in 1usize..5,
         apart in vec(any::<bool>(), 1..9),
     ) {
-        let whole = encode(&content, compression).unwrap();
+        let whole = encode(&content, compression).expect("the content is sound");
 
         let page_size = content.header.page_size();
         let mut file = Vec::new();
@@ -76,15 +76,15 @@ proptest! {
                 room.copy_from_slice(&bytes);
                 Ok::<_, Infallible>(())
             });
-            filled.unwrap();
+            filled.expect("the pages are there");
             let mut piece = match apart {
                 true => vec![],
                 false => std::mem::take(&mut file),
             };
-            encoder.pages(&mut pages, &mut piece).unwrap();
+            encoder.pages(&mut pages, &mut piece).expect("they go on where the last ones end");
             file.extend(piece);
         }
-        encoder.finish(content.post_apply, &mut file).unwrap();
+        encoder.finish(content.post_apply, &mut file).expect("all pages are there");
 
         prop_assert_eq!(file, whole);
     }

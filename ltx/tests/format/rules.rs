@@ -143,10 +143,17 @@ fn the_lock_page_is_left_out_of_pages_that_were_compressed_apart() {
     let mut encoder = Encoder::new(header(2, 2, u32::MAX), Compression::Blocks, &mut file);
 
     let mut three = sevens(first, 3);
-    encoder.pages(&mut three, &mut file).unwrap();
-    encoder.finish(None, &mut file).unwrap();
+    encoder
+        .pages(&mut three, &mut file)
+        .expect("they follow each other");
+    encoder
+        .finish(None, &mut file)
+        .expect("all pages are there");
 
-    let pages = decode(&file).unwrap().pages.into_iter();
+    let pages = decode(&file)
+        .expect("it was just encoded")
+        .pages
+        .into_iter();
     let pgnos: Vec<_> = pages.map(|(pgno, _)| pgno.get()).collect();
     assert_eq!(pgnos, [lock.get() - 1, lock.get() + 1]);
 }
@@ -163,10 +170,10 @@ fn of_pages_that_were_compressed_apart_the_file_has_those_before_a_wrong_one() {
 
         let added = encoder.pages(&mut sevens(pgno(1), 3), &mut piece);
         file.extend(piece);
-        encoder.finish(None, &mut file).unwrap();
+        encoder.finish(None, &mut file).expect("a page was added");
 
         assert!(matches!(added, Err(Error::PageBeyondCommit { pgno, .. }) if pgno.get() == 3));
-        assert_eq!(decode(&file).unwrap().pages.len(), 2);
+        assert_eq!(decode(&file).expect("it was just encoded").pages.len(), 2);
     }
 }
 
@@ -181,7 +188,7 @@ fn pages_that_were_compressed_apart_are_of_the_files_size() {
         let mut large = CompressedPages::new(PageSize::MAX);
         large
             .compress(pgno(1), 1, |_| Ok::<_, Infallible>(()))
-            .unwrap();
+            .expect("the pages follow each other");
 
         let added = encoder.pages(&mut large, &mut file);
 
@@ -202,7 +209,9 @@ fn pages_that_could_not_be_had_are_none() {
 
     let filled = pages.compress(pgno(4), 3, |_| Err("the disk says no"));
     let len = file.len();
-    encoder.pages(&mut pages, &mut file).unwrap();
+    encoder
+        .pages(&mut pages, &mut file)
+        .expect("they follow each other");
 
     assert_eq!((filled, file.len()), (Err("the disk says no"), len));
 }
@@ -214,7 +223,7 @@ fn sevens(first: ltx::Pgno, count: usize) -> CompressedPages {
         room.fill(7);
         Ok::<_, Infallible>(())
     });
-    filled.unwrap();
+    filled.expect("the block has no page that fails");
     pages
 }
 

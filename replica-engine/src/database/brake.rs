@@ -154,18 +154,16 @@ impl Brake {
         }
     }
 
-    /// Goes on.
-    pub(super) fn resume(&self) {
-        self.shared.lock().is_paused = false;
-        self.shared.changed.notify_all();
-    }
-}
-
-impl Brake {
     /// The same, for as long as that is kept.
     pub(super) fn paused(&self) -> Paused<'_> {
         self.pause();
         Paused(self)
+    }
+
+    /// Goes on.
+    pub(super) fn resume(&self) {
+        self.shared.lock().is_paused = false;
+        self.shared.changed.notify_all();
     }
 }
 
