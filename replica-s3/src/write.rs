@@ -322,20 +322,18 @@ impl Upload {
             }
             Ok(Some((parts.next().await?, parts)))
         });
-        let mut sent: Vec<PartId> = Vec::new();
-        let mut size = 0;
-        let mut sending = std::pin::pin!(
-            stream::iter([Ok(first)])
-                .chain(rest)
-                .zip(stream::iter(0..).map(Ok::<usize, Error>))
-                .map(|(part, index)| Ok::<_, Error>((part?, index?)))
-                .map_ok(|(part, index)| self.spawn_part(id.clone(), index, part))
-                .try_buffered(parts_in_flight)
-        );
-        while let Some((part, part_size)) = sending.try_next().await? {
-            sent.push(part);
-            size += part_size;
-        }
+        let mut sent: Vec<Sent> = stream::iter([Ok(first)])
+            .chain(rest)
+            .zip(stream::iter(0..).map(Ok::<usize, Error>))
+            .map(|(part, index)| Ok::<_, Error>((part?, index?)))
+            .map_ok(|(part, index)| self.spawn_part(id.clone(), index, part))
+            // One that takes long holds back none of the others.
+            .try_buffer_unordered(parts_in_flight)
+            .try_collect()
+            .await?;
+        sent.sort_unstable_by_key(|part| part.index);
+        let size = sent.iter().map(|part| part.size).sum();
+        let sent: Vec<PartId> = sent.into_iter().map(|part| part.id).collect();
         let count = sent.len();
         match bucket.again.complete_multipart(path, id, sent).await {
             Ok(_) => Ok(size),
@@ -354,12 +352,7 @@ impl Upload {
 
     /// Sends a part in a task of its own: each is hashed for its signature, and one thread alone
     /// would be slower at that than many a network.
-    async fn spawn_part(
-        &self,
-        id: String,
-        index: usize,
-        part: PutPayload,
-    ) -> Result<(PartId, u64)> {
+    async fn spawn_part(&self, id: String, index: usize, part: PutPayload) -> Result<Sent> {
         let Destination { bucket, key, path } = self.file.clone();
         let task = self.runtime.spawn(async move {
             let size = part.content_length() as u64;
@@ -367,7 +360,7 @@ impl Upload {
             loop {
                 let sent = bucket.once.put_part(&path, &id, index, part.clone());
                 let error = match sent.await {
-                    Ok(sent) => return Ok((sent, size)),
+                    Ok(id) => return Ok(Sent { index, id, size }),
                     Err(error) => error,
                 };
                 let is_again = match Fault::within(&error) {
@@ -407,11 +400,18 @@ impl Upload {
     }
 }
 
+/// A part that the store has.
+struct Sent {
+    index: usize,
+    id: PartId,
+    size: u64,
+}
+
 /// The task that sends a part, which ends with whoever waits for it.
-struct Sending(JoinHandle<Result<(PartId, u64)>>);
+struct Sending(JoinHandle<Result<Sent>>);
 
 impl Future for Sending {
-    type Output = Result<(PartId, u64)>;
+    type Output = Result<Sent>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let ended = ready!(Pin::new(&mut self.0).poll(context));

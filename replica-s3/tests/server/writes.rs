@@ -362,6 +362,45 @@ async fn no_more_parts_are_under_way_than_the_store_takes() {
     assert!(requests.iter().all(|request| request.in_flight == 1));
 }
 
+/// S3W-05: a store may take as long for one part as for many others.
+#[tokio::test]
+async fn a_part_that_takes_long_holds_back_no_other_one() {
+    let (relay, server, client) = slow_at_first(Duration::from_secs(3600));
+
+    let writing = tokio::spawn(async move { write(&client, 1, 21 * MIB).await });
+
+    until("all other parts are sent", || {
+        let requests = relay.requests();
+        let parts = requests.iter().filter_map(|it| it.parameter("partNumber"));
+        parts.count() == 5
+    })
+    .await;
+    writing.abort();
+    assert!(server.keys().is_empty());
+}
+
+/// S3W-05
+#[tokio::test]
+async fn parts_are_put_together_in_order_whichever_is_stored_first() {
+    let (_relay, server, client) = slow_at_first(Duration::from_secs(1));
+
+    write(&client, 1, 21 * MIB).await.unwrap();
+
+    assert!(server.object(KEY_1).unwrap().bytes() == content(21 * MIB));
+}
+
+/// A client with two parts under way at once, of a server that takes so long for the first one.
+fn slow_at_first(delay: Duration) -> (Scripted, S3Server, S3Client) {
+    let (server, relay, _) = relayed();
+    relay
+        .on(|request| request.parameter("partNumber") == Some("1"))
+        .alter(move |answer| answer.delay(delay));
+    let config = config(&server, &relay.endpoint())
+        .parts_in_flight(NonZeroUsize::new(2).expect("two is not zero"));
+    let client = S3Client::new(config).expect("a client");
+    (relay, server, client)
+}
+
 /// BIG-03: some stores take fewer parts than others.
 #[tokio::test]
 async fn a_file_has_equal_parts_and_no_more_than_the_store_takes() {
