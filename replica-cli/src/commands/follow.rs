@@ -22,6 +22,9 @@ pub(super) async fn run(
     json: bool,
 ) -> Result<Status, Failure> {
     let mut signals = Signals::listen()?;
+    // Whether the replica was seen: a typing error in its place is one only before that. What is not
+    // there yet is restored from it.
+    let mut is_known = !output.exists();
     let mut follower = tokio::select! {
         follower = open(source, output, json) => follower?,
         status = signals.next() => return Err(Failure::new(status, "interrupted")),
@@ -35,8 +38,6 @@ pub(super) async fn run(
             &text,
         )?;
     }
-    // Whether the replica was seen: a typing error in its place is one only before that.
-    let mut is_known = false;
     let mut is_away = false;
     loop {
         // A signal waits for the step's end, but a second one does not.

@@ -73,7 +73,7 @@ fn each_line_for_people_begins_with_its_time() {
     following.stdout(fs::File::create(&told).expect("a file can be made"));
 
     let mut following = Running::of(following);
-    wait_for(&mut following, &output, &live.rows());
+    wait_until(&mut following, || read(&told).contains(" follows"));
     send("TERM", following.id());
     following.end(0);
 
