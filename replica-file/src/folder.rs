@@ -75,10 +75,11 @@ impl Folder {
     /// far. That goes for the lowest of those that were there, too, but not for those above it,
     /// because nobody makes a folder in one that is not synced yet.
     pub(crate) fn make_root(path: &Path, mode: Mode) -> Result<Option<Folder>> {
-        let mut missing = Vec::new();
+        let (mut missing, mut above) = (Vec::new(), None);
         for folder in path.ancestors() {
             if let Some(found) = Folder::open_root(folder)? {
                 found.sync_into_parent_if_permitted()?;
+                above = Some(found);
                 break;
             }
             missing.push(folder);
@@ -87,7 +88,12 @@ impl Folder {
             let is_ours = match sys::make_folder(folder, mode) {
                 Ok(()) => true,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return match above {
+                        Some(above) if above.is_still_there()? => Err(unmakeable(folder, error)),
+                        _ => Ok(None),
+                    };
+                }
                 Err(error) => return Err(classify("make the folder", folder, error)),
             };
             let Some(made) = Folder::open_root(folder)? else {
@@ -99,6 +105,7 @@ impl Folder {
             } else {
                 made.sync_into_parent_if_permitted()?;
             }
+            above = Some(made);
         }
         Folder::open_root(path)
     }
@@ -109,6 +116,14 @@ impl Folder {
         match self.parent().and_then(|parent| parent.sync()) {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
             result => result,
+        }
+    }
+
+    /// Whether its path still leads to it.
+    fn is_still_there(&self) -> Result<bool> {
+        match Folder::open_root(&self.path)? {
+            Some(found) => Ok(found.identity()? == self.identity()?),
+            None => Ok(false),
         }
     }
 
@@ -228,6 +243,19 @@ fn refuse_dangling_link(path: &Path) -> Result<()> {
     }
 }
 
+/// The error for a folder that a file system such as `/proc` has no place for: it says that there is
+/// nothing above it, which there is.
+fn unmakeable(folder: &Path, error: io::Error) -> Error {
+    Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "could not make the folder {}: the file system there has no place for it",
+            folder.display()
+        ),
+    )
+    .with_source(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,5 +278,16 @@ mod tests {
         root.make_child("db", Mode::RWXU)
             .unwrap()
             .expect("it can be made again");
+    }
+
+    /// It was taken for a folder that somebody deletes again and again, and tried for ever.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_its_file_system_has_no_place_for_is_refused() {
+        let made = Folder::make_root(Path::new("/proc/replica/app"), Mode::RWXU);
+
+        let error = made.expect_err("nobody makes folders there");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("/proc/replica"), "{error}");
     }
 }

@@ -968,6 +968,22 @@ fn what_can_not_be_a_database_or_a_replica_is_told() {
     check_refused(&live, &[path, ""], 2, "the replica's URL is empty");
 }
 
+/// It was tried for ever, as though somebody deleted the folder again and again.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_nobody_can_make_is_told() {
+    let live = Live::new();
+    let path = live.path();
+
+    for flags in [&[][..], &["-once"]] {
+        let args = [&["replicate"], flags, &[text(&path), "/proc/replica"]].concat();
+        let ran = replica(args).ended(2);
+
+        let told = "error: could not open file:///proc/replica\n  cause: ";
+        assert!(ran.stderr.contains(told), "{ran:#?}");
+    }
+}
+
 #[test]
 fn a_call_that_makes_no_sense_is_told() {
     let live = Live::new();
