@@ -115,6 +115,7 @@
 mod clock;
 mod config;
 mod location;
+mod nearest;
 mod open;
 mod stack;
 

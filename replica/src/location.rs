@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use replica_core::{Layout, Level, ReplicaClient};
 
+use crate::nearest::nearest;
 use crate::{OpenError, open, stack};
 use url::{IN_PATH, Parts};
 
@@ -291,7 +292,7 @@ pub enum LocationError {
     )]
     Host(String),
     /// Parameters behind the `?` that nobody knows.
-    #[error("unknown parameters of a URL with {scheme}://: {}{}", .unknown.join(", "), Known(.known))]
+    #[error("unknown parameters of a URL with {scheme}://: {}", Unknown(.unknown, .known))]
     Parameters {
         /// The scheme.
         scheme: &'static str,
@@ -348,14 +349,22 @@ pub enum LocationError {
 
 const FORMS: &str = "s3://bucket/prefix, sftp://user@host/path or file:///path/to/replica";
 
-/// The parameters that there are, behind those that there are not.
-struct Known<'a>(&'a [&'static str]);
+/// The parameters that there are not, each with the one that may be meant, and those that there are.
+struct Unknown<'a>(&'a [String], &'a [&'static str]);
 
-impl fmt::Display for Known<'_> {
+impl fmt::Display for Unknown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let Unknown(unknown, known) = self;
+        for (index, name) in unknown.iter().enumerate() {
+            let delimiter = if index == 0 { "" } else { ", " };
+            write!(f, "{delimiter}{name}")?;
+            if let Some(near) = nearest(name, known.iter().copied()) {
+                write!(f, " (is it {near}?)")?;
+            }
+        }
+        match known {
             [] => f.write_str(" (it has none)"),
-            names => write!(f, " (there are {})", names.join(", ")),
+            names => write!(f, "; there are {}", names.join(", ")),
         }
     }
 }

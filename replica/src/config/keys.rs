@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Fault;
 use super::yaml::{Key, Replica, Tree};
+use crate::nearest::nearest;
 
 /// A setting of Litestream that nothing comes of here, though a configuration has it. Nothing is
 /// kept any worse for that.
@@ -282,37 +283,8 @@ fn why_unknown(name: &str, section: Section) -> Why {
     let places: Vec<_> = known.filter_map(Section::place).collect();
     match places.is_empty() {
         false => Why::Misplaced(places),
-        true => Why::Unknown(nearest(name, section)),
+        true => Why::Unknown(nearest(name, section.keys().map(|(known, _)| known))),
     }
-}
-
-/// The known key that `name` is most like, where that is little enough to be a slip.
-fn nearest(name: &str, section: Section) -> Option<&'static str> {
-    let name: String = name.to_ascii_lowercase().replace('_', "-");
-    // Beyond that it is like nothing, and not worth the comparison.
-    if name.len() > 64 {
-        return None;
-    }
-    let near = section
-        .keys()
-        .map(|(known, _)| (distance(&name, known), known))
-        .min()?;
-    (near.0 <= near.1.len().div_ceil(4)).then_some(near.1)
-}
-
-/// How many letters it takes to make `b` of `a`: each one put in, left out or replaced.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Whether it can only be a key, and may be shown.
@@ -324,7 +296,6 @@ fn is_word(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::replicated::tests::{check_refused, config};
-    use super::*;
 
     #[test]
     fn a_key_that_nobody_knows_is_named_with_its_line_and_the_nearest_one() {
@@ -428,18 +399,5 @@ mod tests {
             "replica.yml: line 1: a key that is no word: there is no such setting here"
         );
         assert!(!format!("{error:?}").contains("hush"), "{error:?}");
-    }
-
-    #[test]
-    fn letters_are_counted() {
-        for (a, b, count) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-            ("interval", "intervall", 1),
-        ] {
-            assert_eq!(distance(a, b), count, "{a} {b}");
-        }
     }
 }

@@ -514,14 +514,15 @@ mod tests {
 
     #[test]
     fn a_parameter_that_nobody_knows_is_told_with_those_that_there_are() {
-        let error = parse("s3://b?sse-kms-key=hush&Region=hush").unwrap_err();
+        let error = parse("s3://b?sse-kms-key=hush&colour=hush&Region=hush").unwrap_err();
 
         assert_eq!(
             error.to_string(),
-            "unknown parameters of a URL with s3://: sse-kms-key, Region (there are endpoint, \
-             region, provider, force-path-style, skip-verify, sign-payload, require-content-md5, part-size, \
-             concurrency, storage-class, sse-customer-algorithm, sse-customer-key, \
-             sse-customer-key-md5, sse-kms-key-id)"
+            "unknown parameters of a URL with s3://: sse-kms-key (is it sse-kms-key-id?), colour, \
+             Region (is it region?); there are endpoint, region, provider, force-path-style, \
+             skip-verify, sign-payload, require-content-md5, part-size, concurrency, \
+             storage-class, sse-customer-algorithm, sse-customer-key, sse-customer-key-md5, \
+             sse-kms-key-id"
         );
     }
 
