@@ -172,11 +172,15 @@ impl Location {
     }
 
     /// Whether `other` is the same place, written in the same way or in another: a folder may go by
-    /// several names, and by links. Of a bucket or a server what stands behind the `?` counts too.
+    /// several names, and by links. Nobody is asked of a bucket or a server: its host may be written
+    /// in capitals, and its port be the usual one. Of what stands behind the `?` only an endpoint and
+    /// a region count.
     pub fn is_same_place(&self, other: &Location) -> bool {
         match (self, other) {
             (Location::Folder(one), Location::Folder(other)) => real(one) == real(other),
-            _ => self == other,
+            (Location::S3(one), Location::S3(other)) => one.is_same_place(other),
+            (Location::Sftp(one), Location::Sftp(other)) => one.is_same_place(other),
+            _ => false,
         }
     }
 
@@ -662,6 +666,49 @@ mod tests {
             ("new", "real", false),
         ] {
             assert_eq!(at(one).is_same_place(&at(other)), is_same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_place_of_a_store_is_the_same_in_another_spelling() {
+        for (one, other, is_same) in [
+            ("s3://b/a", "s3://b//a%2F?part-size=8MiB", true),
+            ("s3://b", "S3://b/?storage-class=GLACIER", true),
+            ("s3://b/a", "s3://b/a?region=eu", true),
+            ("s3://b/a?region=us", "s3://b/a?region=eu", false),
+            (
+                "s3://b/a?endpoint=Host",
+                "s3://b/a?endpoint=https://host:443/",
+                true,
+            ),
+            (
+                "s3://b/a?endpoint=http://h:80",
+                "s3://b/a?endpoint=http://h",
+                true,
+            ),
+            (
+                "s3://b/a?endpoint=http://h:443",
+                "s3://b/a?endpoint=http://h",
+                false,
+            ),
+            (
+                "s3://b/a?endpoint=http://h/x",
+                "s3://b/a?endpoint=http://h/X",
+                false,
+            ),
+            ("s3://b/a?endpoint=h", "s3://b/a", false),
+            ("s3://b/a", "s3://b/A", false),
+            ("sftp://me@host/a", "sftp://me:hush@HOST:22//./a/", true),
+            ("sftp://me@host/", "sftp://me@host//", true),
+            ("sftp://me@host/a", "sftp://me@host:2222/a", false),
+            ("sftp://me@host/a", "sftp://you@host/a", false),
+            ("sftp://me@host/a", "sftp://me@host/a/../a", false),
+            ("sftp://me@b/a", "s3://b/a", false),
+        ] {
+            let at = |url: &str| url.parse::<Location>().expect(url);
+
+            assert_eq!(at(one).is_same_place(&at(other)), is_same, "{one} {other}");
+            assert_eq!(at(other).is_same_place(&at(one)), is_same, "{other} {one}");
         }
     }
 

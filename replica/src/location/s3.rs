@@ -119,6 +119,17 @@ impl S3Location {
         self.prefix.is_empty()
     }
 
+    /// Whether it is the same place of the same bucket. A bucket of a name is in one region, but
+    /// there are parts of AWS that know nothing of each other.
+    pub(super) fn is_same_place(&self, other: &S3Location) -> bool {
+        let server = |location: &S3Location| location.endpoint.as_deref().map(server);
+        let elsewhere = matches!((&self.region, &other.region), (Some(a), Some(b)) if a != b);
+        self.bucket == other.bucket
+            && self.prefix == other.prefix
+            && server(self) == server(other)
+            && !elsewhere
+    }
+
     pub(super) fn join(&self, namespace: &str) -> S3Location {
         let mut joined = self.clone();
         joined.prefix = clean(&format!("{}/{namespace}", self.prefix));
@@ -263,6 +274,20 @@ pub(crate) fn endpoint(text: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("{scheme}://{rest}"))
+}
+
+/// An endpoint as all spellings of it have it: the scheme, the host in small letters and the port,
+/// and the path.
+fn server(endpoint: &str) -> (String, String) {
+    let (scheme, rest) = url::split_scheme(endpoint).unwrap_or(("https", endpoint));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let authority = authority.to_ascii_lowercase();
+    let usual = if scheme == "http" { 80 } else { 443 };
+    let server = match url::host_and_port(&authority) {
+        Some((host, port)) => format!("{scheme}://{host} {}", port.unwrap_or(usual)),
+        None => authority,
+    };
+    (server, path.trim_end_matches('/').to_owned())
 }
 
 fn is_nearby(host: &str) -> bool {

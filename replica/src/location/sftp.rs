@@ -8,6 +8,8 @@ use super::url::{self, IN_PATH, IN_USER, Parameters, Parts};
 use super::{LocationError, Secret};
 
 const SCHEME: &str = "sftp";
+/// The port of SSH.
+const PORT: u16 = 22;
 
 /// A folder of an SFTP server, and what it takes to get there.
 ///
@@ -98,6 +100,22 @@ impl SftpLocation {
     pub(super) fn is_root(&self) -> bool {
         let mut segments = self.path.split('/');
         self.path.starts_with('/') && segments.all(|segment| matches!(segment, "" | "."))
+    }
+
+    /// Whether it is the same folder of the same login, whatever that is made with. What `..` leads
+    /// to only the server knows.
+    pub(super) fn is_same_place(&self, other: &SftpLocation) -> bool {
+        fn place(location: &SftpLocation) -> (String, u16, &str, bool, Vec<&str>) {
+            let segments = location.path.split('/');
+            (
+                location.host.to_ascii_lowercase(),
+                location.port.unwrap_or(PORT),
+                &location.user,
+                location.path.starts_with('/'),
+                segments.filter(|name| !matches!(*name, "" | ".")).collect(),
+            )
+        }
+        place(self) == place(other)
     }
 
     pub(super) fn join(&self, namespace: &str) -> SftpLocation {
