@@ -114,8 +114,10 @@ impl Failure {
                 "the replica has what was stored until now: before you start again, restore that to \
                  another path and compare, since what is there now becomes its latest state",
             ),
-            ReplicateError::Conflict { .. } => failure
-                .hint("end the other one, and start again: the whole database is stored anew"),
+            ReplicateError::Conflict { .. } => failure.hint(
+                "if another one replicates to that place, end it, and start again: the whole \
+                 database is stored anew",
+            ),
             ReplicateError::Replicated { .. } => failure
                 .hint("one process may keep several replicas of a database: give it several URLs"),
             error if error.is_locked() => failure.hint(

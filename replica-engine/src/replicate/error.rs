@@ -103,8 +103,11 @@ pub enum ReplicateError {
         /// The replica's.
         replica: PageSize,
     },
-    /// Somebody else writes to the replica too, or deletes from it.
-    #[error("{file} was written or deleted by somebody else: only one may replicate to one place")]
+    /// Somebody else writes to the replica too, or has deleted from it.
+    #[error(
+        "{file} was written or deleted, and not by this replication: only one may replicate to one \
+         place, and nobody else may delete files there"
+    )]
     Conflict {
         /// The file.
         file: FileId,

@@ -347,6 +347,23 @@ async fn somebody_else_who_writes_to_the_replica_ends_it() {
     assert!(replica.content(raw(3)).is_none());
 }
 
+/// An operator who had deleted the replica was told that another one replicates to it.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_somebody_has_deleted_is_told_as_that() {
+    let (live, replica, replication) = running().await;
+    for file in replica.files() {
+        replica.remove(file);
+    }
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    insert(&live);
+    let error = replication.sync().await.expect_err("it is gone");
+
+    assert!(matches!(*error, ReplicateError::Conflict { .. }), "{error}");
+    let told = "was written or deleted, and not by this replication: ";
+    assert!(error.to_string().contains(told), "{error}");
+}
+
 /// Nobody looks after the end: two short runs on one replica ended well, and what was restored was
 /// of one database and of the other.
 #[tokio::test]
