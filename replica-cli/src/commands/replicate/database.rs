@@ -557,7 +557,11 @@ impl Keeping<'_> {
         stops: &mut watch::Receiver<bool>,
     ) -> Result<(), Failure> {
         // What happened before anybody listened is not among the events.
-        if let Some(trouble) = replication.status().trouble {
+        let status = replication.status();
+        if status.upkeep_ended {
+            self.note(Event::UpkeepEnded)?;
+        }
+        if let Some(trouble) = status.trouble {
             self.note_interruption(&trouble.error)?;
         }
         let mut first = pin!(replication.sync());

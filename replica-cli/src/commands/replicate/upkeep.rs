@@ -16,6 +16,8 @@ pub(super) struct Done {
     compactions: usize,
     snapshots: usize,
     deleted: u64,
+    /// Whether it was told that no more of it is done.
+    has_ended: bool,
 }
 
 /// One line of the log.
@@ -62,8 +64,23 @@ impl Done {
                 })
             }
             Event::UpkeepResumed(job) => Some(resumed(*job)),
+            Event::UpkeepEnded => self.end(),
             _ => None,
         }
+    }
+
+    /// Notes that no more of it is done, and says so the first time.
+    fn end(&mut self) -> Option<Told> {
+        (!std::mem::replace(&mut self.has_ended, true)).then(|| Told {
+            level: LogLevel::Error,
+            event: "upkeep_ended",
+            message: String::from(
+                "the upkeep of the replica has ended by a fault of this program: what is \
+                 committed is stored all the same, and can be restored, but nothing is put \
+                 together or deleted any more; start it again, and report what it said",
+            ),
+            fields: json!({}),
+        })
     }
 
     /// All of it in a sentence, where there is any.
@@ -185,6 +202,8 @@ mod tests {
                 error,
             },
             Event::UpkeepResumed(compaction),
+            Event::UpkeepEnded,
+            Event::UpkeepEnded,
             Event::Missed(3),
         ];
         let mut done = Done::default();
@@ -230,6 +249,13 @@ mod tests {
                     LogLevel::Info,
                     "upkeep_resumed",
                     "the upkeep of the replica goes on (compaction to level 1)"
+                ),
+                (
+                    LogLevel::Error,
+                    "upkeep_ended",
+                    "the upkeep of the replica has ended by a fault of this program: what is \
+                     committed is stored all the same, and can be restored, but nothing is put \
+                     together or deleted any more; start it again, and report what it said"
                 ),
             ]
         );
