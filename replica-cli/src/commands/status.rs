@@ -1,15 +1,16 @@
 //! `replica status`
 
 use std::ffi::OsString;
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use replica::{RestorePoint, Standing, Survey};
 use serde_json::{Value, json};
 
 use crate::output::{self, Table};
-use crate::source::{ConfigArgs, Source, SourceArgs};
+use crate::source::{ConfigArgs, Source, SourceArgs, is_database};
 use crate::status::{Failure, Status, with_exit_statuses};
 
 const EXAMPLES: &str = "\
@@ -117,7 +118,15 @@ impl StatusArgs {
 
 impl StatusArgs {
     fn source(&self, name: OsString) -> Result<Source, Failure> {
-        SourceArgs::new(name, self.config.clone()).resolve()
+        let path = PathBuf::from(&name);
+        let resolved = SourceArgs::new(name, self.config.clone()).resolve();
+        resolved.map_err(|failure| match is_database(&path) {
+            true => failure.hint(format!(
+                "give its replica: replica status -database {} URL",
+                path.display()
+            )),
+            false => failure,
+        })
     }
 }
 
@@ -130,7 +139,7 @@ async fn find(source: Source, database: Option<PathBuf>) -> Result<Found, Failur
         return Err(source.empty());
     }
     let standing = match database.or_else(|| source.database.clone()) {
-        Some(database) => Some(survey.standing(database).await),
+        Some(database) => Some(standing(&survey, &database).await),
         None => None,
     };
     Ok(Found {
@@ -138,6 +147,18 @@ async fn find(source: Source, database: Option<PathBuf>) -> Result<Found, Failur
         survey,
         standing,
     })
+}
+
+/// How far the replica is behind `database`, or why that can't be read.
+async fn standing(survey: &Survey, database: &Path) -> io::Result<Standing> {
+    let name = database.display();
+    let is_other = |found: &Metadata| found.len() > 0 && !is_database(database);
+    if fs::metadata(database).is_ok_and(|found| is_other(&found)) {
+        let message = format!("{name} is not a SQLite database, or it is encrypted");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
+    survey.standing(database).await.map_err(named)
 }
 
 impl Found {

@@ -208,11 +208,36 @@ fn status_can_not_tell_of_a_log_that_the_replica_was_not_made_of() {
 fn status_fails_where_the_database_can_not_be_read() {
     let live = Live::new();
     once(&live);
-    let missing = live.beside("missing.db");
+    let (missing, other) = (live.beside("missing.db"), live.beside("other"));
+    fs::write(&other, "This is no database.").expect("a file can be written");
 
-    let ran = status(&["-database", text(&missing), &live.url()]).ended(1);
+    for (path, why) in [
+        (&missing, ": No such file or directory"),
+        (&other, " is not a SQLite database, or it is encrypted"),
+    ] {
+        let ran = status(&["-database", text(path), &live.url()]).ended(1);
 
-    assert_eq!(ran.json()[0]["database"]["state"], "unreadable", "{ran:?}");
+        let database = &ran.json()[0]["database"];
+        assert_eq!(database["state"], "unreadable", "{ran:?}");
+        let message = database["message"].as_str().expect("a message");
+        let told = format!("can't be read: {}{why}", path.display());
+        assert!(message.starts_with(&told), "{message}");
+    }
+}
+
+#[test]
+fn status_says_how_to_look_at_a_database_that_is_given_as_a_replica() {
+    let live = Live::new();
+    once(&live);
+    let path = live.path();
+
+    let ran = replica(["status", text(&path), &live.url()]).ended(1);
+
+    let told = format!(
+        "hint: give its replica: replica status -database {} URL",
+        path.display()
+    );
+    assert!(ran.stderr.contains(&told), "{ran:?}");
 }
 
 #[test]
