@@ -13,7 +13,7 @@ use replica::{
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
-use super::replicate::duration;
+use super::replicate::{check_order, duration};
 use crate::output;
 use crate::progress::DrillBar;
 use crate::source::{ConfigArgs, Source};
@@ -77,6 +77,7 @@ pub(crate) struct DrillArgs {
 
 impl DrillArgs {
     pub(crate) async fn run(self) -> Result<Status, Failure> {
+        check_order("verify", &self.database, self.replica.as_slice())?;
         let source = Source::of_database(&self.database, self.replica.as_deref(), &self.config)?;
         let client = source.open().await?;
         let started = Instant::now();

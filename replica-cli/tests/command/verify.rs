@@ -187,6 +187,22 @@ fn what_is_not_there_is_told() {
 }
 
 #[test]
+fn a_replica_in_the_place_of_its_database_is_told() {
+    let live = replicated();
+    let (path, url) = (live.path(), live.url());
+
+    for args in [&["verify", &url, text(&path)][..], &["verify", &url]] {
+        let ran = replica(args).ended(2);
+
+        let told = format!(
+            "error: {url} is no database: the database comes first, and then its replica\n  hint: \
+             replica verify DATABASE REPLICA\n"
+        );
+        assert_eq!(ran.stderr, told);
+    }
+}
+
+#[test]
 fn one_of_several_replicas_of_a_configuration_is_verified_by_its_url() {
     let (live, other) = (Live::new(), Live::new());
     let [a, b, of_other] = [live.beside("a"), live.beside("b"), other.beside("replica")]

@@ -258,7 +258,7 @@ impl ReplicateArgs {
             let message = "a database and -config do not go together";
             return Err(Failure::new(Status::Usage, message));
         }
-        check_order(&database, &self.replica)?;
+        check_order("replicate", &database, &self.replica)?;
         let mut jobs: Vec<Job> = Vec::new();
         for replica in &self.replica {
             let location = location(replica)?;
@@ -317,7 +317,11 @@ impl ReplicateArgs {
 }
 
 /// Refuses a replica where the database should be, and the other way round.
-fn check_order(database: &Path, replicas: &[OsString]) -> Result<(), Failure> {
+pub(super) fn check_order(
+    command: &str,
+    database: &Path,
+    replicas: &[OsString],
+) -> Result<(), Failure> {
     let is_url = database.to_str().is_some_and(Location::is_url);
     let is_swapped = |replica: &OsString| is_database(Path::new(replica)) && !database.is_file();
     if !is_url && !replicas.iter().any(is_swapped) {
@@ -328,7 +332,7 @@ fn check_order(database: &Path, replicas: &[OsString]) -> Result<(), Failure> {
         "{} is no database: the database comes first, and then its replica",
         shown.display()
     );
-    Err(Failure::new(Status::Usage, message).hint("replica replicate DATABASE REPLICA"))
+    Err(Failure::new(Status::Usage, message).hint(format!("replica {command} DATABASE REPLICA")))
 }
 
 /// The words of a command, of which there is at least one.
