@@ -258,8 +258,7 @@ impl Database {
                     if pause == LOCKED_PAUSE {
                         let (error, time) = (in_one_line(&error), output::time(LOCKED_MAX));
                         let message = format_args!(
-                            "somebody else has the database locked; it is tried again for {time}: \
-                             {error}"
+                            "it can't be opened yet, which is tried again for {time}: {error}"
                         );
                         self.tell(LogLevel::Warn, "locked", message, json!({ "error": error }));
                     }
