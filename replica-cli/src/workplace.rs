@@ -16,7 +16,10 @@ pub(crate) async fn workplace(text: &OsStr) -> Result<Location, Failure> {
     match &location {
         Location::Folder(folder) if !folder.is_dir() => {
             let message = format!("could not open {location}: it is not an existing folder");
-            return Err(Failure::new(Status::Usage, message));
+            // It is not made: where nothing is mounted, another disk would be proved or measured.
+            return Err(
+                Failure::new(Status::Usage, message).hint("make it, or mount what should be there")
+            );
         }
         Location::Folder(_) if location.is_root() => {
             return refused(

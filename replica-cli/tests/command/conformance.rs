@@ -99,7 +99,8 @@ fn a_place_that_can_not_be_opened_is_status_2() {
     for (place, told) in [
         (
             "/nowhere/at/all",
-            "could not open file:///nowhere/at/all: it is not an existing folder",
+            "could not open file:///nowhere/at/all: it is not an existing folder\n  hint: make it, \
+             or mount what should be there",
         ),
         ("/", "is the root of the file system"),
         ("file:///", "is the root of the file system"),
