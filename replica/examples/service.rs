@@ -26,15 +26,15 @@ use axum::routing::get;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use replica::{
-    DISABLE_AUTOCHECKPOINT_PRAGMA, Event, Integrity, Location, PlanError, ReplicateOptions,
-    Replication, Replicator, RestoreError, RestoreOptions, Status,
+    DISABLE_AUTOCHECKPOINT_PRAGMA, Event, Integrity, Location, PlanError, ReplicateError,
+    ReplicateOptions, Replication, Replicator, RestoreError, RestoreOptions, Status,
 };
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// How long whoever writes a note waits for the replica to have it.
 const STORED_WITHIN: Duration = Duration::from_secs(2);
@@ -45,13 +45,17 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take at the end to store what is not stored yet.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// Why a service ends that fails fast.
+const TOO_LONG: &str = "nothing could be stored for too long";
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// What the service does when its replica can't be kept.
 #[derive(Clone, Copy, Debug)]
 enum Policy {
     /// Whoever writes a note is told that it is there once the replica has it. Where nothing can be
-    /// stored for so long, the service ends: whatever watches over it may start it elsewhere.
+    /// stored for so long, at the start too, the service ends: whatever watches over it may start
+    /// it elsewhere.
     FailFast(Duration),
     /// A note is there once it is committed. Without its replica the service goes on, and says so.
     Degrade,
@@ -114,7 +118,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     });
     let events = match service.settings.policy {
         // Nobody is served before all that is there is in the replica.
-        Policy::FailFast(patience) => Some(service.replicate(Some(patience)).await?),
+        Policy::FailFast(patience) => Some(service.begin_within(patience).await?),
         Policy::Degrade => None,
     };
     let mut watching = tokio::spawn(Arc::clone(&service).watch(events));
@@ -179,22 +183,13 @@ fn open(settings: &Settings) -> Result<Connection, Failure> {
 }
 
 impl Service {
-    /// Begins to replicate, and returns what happens from then on. With a `deadline` everything is
-    /// stored by then.
-    async fn replicate(
-        &self,
-        deadline: Option<Duration>,
-    ) -> Result<BoxStream<'static, Event>, Failure> {
+    /// Begins to replicate. What happens from then on are its events.
+    async fn replicate(&self) -> Result<(Replication, BoxStream<'static, Event>), Failure> {
         let client = replica::open_to_replicate(&self.settings.url)?;
         let options = ReplicateOptions::new(&self.settings.database, replica::now);
         let replication = Replicator::open(client, options).await?.start();
         let events = replication.events();
-        if let Some(deadline) = deadline {
-            replication.sync_within(deadline).await?;
-        }
-        // Nobody else begins.
-        let _ = self.replication.set(replication);
-        Ok(events)
+        Ok((replication, events))
     }
 
     /// Tells what happens to the replication, and returns when the service must not go on.
@@ -207,7 +202,7 @@ impl Service {
         let why = loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                () = until(deadline) => return "nothing could be stored for too long".into(),
+                () = until(deadline) => return TOO_LONG.into(),
             };
             match event {
                 Some(Event::Interrupted(error)) => {
@@ -239,12 +234,44 @@ impl Service {
         pending().await
     }
 
+    /// Begins to replicate, and returns what happens once everything is stored, which may take as
+    /// long as the service has patience.
+    async fn begin_within(&self, patience: Duration) -> Result<BoxStream<'static, Event>, Failure> {
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        let (replication, events) = loop {
+            let error = match timeout_at(deadline, self.replicate()).await {
+                Ok(Ok(begun)) => break begun,
+                Ok(Err(error)) => error,
+                Err(_) => return Err(TOO_LONG.into()),
+            };
+            let known = error.downcast_ref::<ReplicateError>();
+            let may_pass = known.is_some_and(|error| !error.is_lasting());
+            if !may_pass || Instant::now() + AGAIN > deadline {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut told, true) {
+                eprintln!("not replicated yet: {error}");
+            }
+            sleep(AGAIN).await;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        replication.sync_within(left).await?;
+        // Nobody else begins.
+        let _ = self.replication.set(replication);
+        Ok(events)
+    }
+
     /// Begins to replicate as soon as that can be done. What is committed meanwhile is in the log.
     async fn begin(&self) -> BoxStream<'static, Event> {
         let mut told = false;
         loop {
-            match self.replicate(None).await {
-                Ok(events) => return events,
+            match self.replicate().await {
+                Ok((replication, events)) => {
+                    // Nobody else begins.
+                    let _ = self.replication.set(replication);
+                    return events;
+                }
                 Err(error) if !told => eprintln!("not replicated yet: {error}"),
                 Err(_) => {}
             }

@@ -107,6 +107,23 @@ fn a_service_that_fails_fast_serves_nobody_where_its_replica_can_not_be_written(
     );
 }
 
+/// It ended at once where its store was away at the start, and waited only later.
+#[test]
+fn a_service_that_fails_fast_waits_for_its_replica_at_the_start_too() {
+    let place = Place::new();
+    drop(place.start("first", "fail-fast=60"));
+    place.break_store();
+    let mut service = place.spawn("first", "fail-fast=600");
+
+    service.line("not replicated yet: ");
+    place.mend_store();
+    service.line("serving at http://");
+
+    let told = service.told.iter();
+    let early = told.filter(|line| line.contains("not replicated yet"));
+    assert_eq!(early.count(), 1, "{:#?}", service.told);
+}
+
 #[test]
 fn a_degraded_service_serves_says_so_and_catches_up() {
     let place = Place::new();
