@@ -762,18 +762,19 @@ mod tests {
 
     #[test]
     fn a_malformed_configuration_is_told_by_its_place_and_shows_no_secret() {
-        for text in [
-            "dbs:\n  - path: [hush",
-            "dbs:\n  - path: /db\n    replica: hush",
-            "dbs: hush",
-            "hush",
-            "dbs: *hush",
-            "dbs:\n  - path: \"hush",
-            "\u{0}hush",
+        for (text, place) in [
+            ("dbs:\n  - path: [hush", "line 2, column 11"),
+            ("dbs:\n  - path: /db\n    replica: hush", "line 3"),
+            ("dbs: hush", "line 1, column 6"),
+            ("hush", "line 1, column 1"),
+            ("dbs: *hush", "line 1, column 6"),
+            ("dbs:\n  - path: \"hush", "line 2, column 11"),
+            ("\u{0}hush", "line 1, column 1"),
         ] {
             let error = Config::parse("replica.yml".into(), text, Expand::Nothing).expect_err(text);
 
-            assert!(error.to_string().starts_with("replica.yml: "), "{error}");
+            let told = format!("replica.yml: {place}: ");
+            assert!(error.to_string().starts_with(&told), "{error}");
             assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
             assert!(error.source().is_none());
         }
