@@ -99,6 +99,12 @@ impl ConformanceArgs {
         if self.list {
             return self.list(&options);
         }
+        if options.cases().next().is_none() {
+            return Err(no_case().hint("replica conformance -list -slow shows them all"));
+        }
+        if let Some(path) = &self.junit {
+            refuse_without_folder(path)?;
+        }
         let mut reports = Vec::new();
         match &self.place {
             None => {
@@ -140,7 +146,7 @@ impl ConformanceArgs {
         let cases: Vec<_> = options.cases().collect();
         output::unless_closed(self.print_list(options, &cases))?;
         match cases.is_empty() {
-            true => Err(Failure::new(Status::Nothing, "the filter chooses no case")),
+            true => Err(no_case()),
             false => Ok(Status::Done),
         }
     }
@@ -262,6 +268,22 @@ impl ConformanceArgs {
             output::unless_closed(printed.and_then(|()| out.flush()))?;
         }
         Ok(status)
+    }
+}
+
+fn no_case() -> Failure {
+    Failure::new(Status::Nothing, "the filter chooses no case")
+}
+
+/// A run may take half an hour, and its report is written at the end.
+fn refuse_without_folder(report: &Path) -> Result<(), Failure> {
+    match report.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            let (report, folder) = (report.display(), folder.display());
+            let message = format!("can't write {report}: there is no folder {folder}");
+            Err(Failure::new(Status::Usage, message))
+        }
+        _ => Ok(()),
     }
 }
 

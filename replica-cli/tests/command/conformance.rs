@@ -120,8 +120,27 @@ fn a_place_that_can_not_be_opened_is_status_2() {
 #[test]
 fn a_run_that_runs_nothing_fails() {
     for flags in [&[][..], &["-json"], &["-list"]] {
-        replica([&["conformance", "-filter", "no such case"], flags].concat()).ended(3);
+        let ran = replica([&["conformance", "-filter", "no such case"], flags].concat()).ended(3);
+
+        assert!(
+            ran.stderr.contains("the filter chooses no case"),
+            "{ran:#?}"
+        );
     }
+}
+
+/// It was noticed at the end of the run.
+#[test]
+fn a_report_that_has_no_folder_is_refused_before_the_run() {
+    let ran = replica(["conformance", "-junit", "/nowhere/report.xml"]).ended(2);
+
+    assert_eq!(
+        (&*ran.stdout, &*ran.stderr),
+        (
+            "",
+            "error: can't write /nowhere/report.xml: there is no folder /nowhere\n"
+        )
+    );
 }
 
 /// A pipeline's reader that had seen enough made of a broken promise a success.
