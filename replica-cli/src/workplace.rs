@@ -1,8 +1,10 @@
-//! Where the command may write what is its own.
+//! Where the command may write.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use replica::Location;
+use rustix::fs::{Access, access};
 
 use crate::contact::reach;
 use crate::source::location;
@@ -43,4 +45,13 @@ pub(crate) async fn workplace(text: &OsStr) -> Result<Location, Failure> {
     }
     reach(&location).await?;
     Ok(location)
+}
+
+/// Whether this user may make files in the folder of `database`.
+pub(crate) fn may_write_beside(database: &Path) -> bool {
+    let folder = match database.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    access(folder, Access::WRITE_OK).is_ok()
 }

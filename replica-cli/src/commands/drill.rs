@@ -10,7 +10,6 @@ use replica::{
     Compared, Doubt, Flaw, PlanError, ReplicateError, RestoreError, Verdict, VerifyError,
     VerifyOptions,
 };
-use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 
 use super::replicate::{check_order, duration};
@@ -18,6 +17,7 @@ use crate::output;
 use crate::progress::DrillBar;
 use crate::source::{ConfigArgs, Source};
 use crate::status::{Failure, Status, with_exit_statuses};
+use crate::workplace::may_write_beside;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -245,13 +245,4 @@ fn failed(error: &VerifyError, source: &Source, database: &Path) -> Failure {
             .hint("replicate it, which puts it into WAL mode, and verify then"),
         _ => Failure::of(Status::Unknown, error),
     }
-}
-
-/// Whether this user may make files in the folder of `database`.
-fn may_write_beside(database: &Path) -> bool {
-    let folder = match database.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    access(folder, Access::WRITE_OK).is_ok()
 }

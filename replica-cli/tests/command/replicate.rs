@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::bad_input::{as_nobody, open_tree};
 use crate::interruption::send;
 use crate::live::{Live, Running, restored, rows, sqlite};
-use crate::replica::{LIMIT, names, replica, text};
+use crate::replica::{LIMIT, folder, names, replica, text};
 use crate::stores::{Bucket, Sftp};
 
 #[test]
@@ -966,6 +966,27 @@ fn what_can_not_be_a_database_or_a_replica_is_told() {
         "unknown scheme ftp://",
     );
     check_refused(&live, &[path, ""], 2, "the replica's URL is empty");
+}
+
+/// "can't checkpoint app.db" says what does not work, and not why.
+#[test]
+fn a_database_that_may_not_be_written_is_told() {
+    let (live, place) = (Live::new(), folder());
+    let database = place.path().join("app.db");
+    fs::copy(live.path(), &database).expect("it can be copied");
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode can be set");
+    };
+    set_mode(place.path(), 0o777);
+    set_mode(&database, 0o444);
+    let url = format!("file://{}/backup", place.path().display());
+
+    let args = ["replicate", "-once", text(&database), &url];
+    let ran = as_nobody(&place.path().join("program"), &args).ended(1);
+
+    let hint = "hint: the database and files beside it are written: replicate as a user who may \
+                write there\n";
+    assert!(ran.stderr.ends_with(hint), "{ran:#?}");
 }
 
 /// It was tried for ever, as though somebody deleted the folder again and again.

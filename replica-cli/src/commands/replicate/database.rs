@@ -25,6 +25,7 @@ use super::{Job, LogLevel, WORKERS};
 use crate::contact::{could_not_open, reach, refused_by};
 use crate::output;
 use crate::status::{Failure, Status};
+use crate::workplace::may_write_beside;
 
 /// How often it is looked whether a database is there that is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -783,12 +784,26 @@ pub(super) fn failed(error: &ReplicateError, database: &Database) -> Failure {
     match error {
         ReplicateError::Store(error) => refused_by(&database.job.location, error),
         ReplicateError::NotFound { .. } => database.missing(),
-        _ if database.job.places.are_several() => {
-            let both = format!("{} to {}", database.name, database.replica);
-            Failure::of_replication(error, &both)
+        _ => {
+            let name = match database.job.places.are_several() {
+                true => format!("{} to {}", database.name, database.replica),
+                false => database.name.clone(),
+            };
+            let failure = Failure::of_replication(error, &name);
+            match error {
+                ReplicateError::Sqlite { .. } if !may_write(database.path()) => failure.hint(
+                    "the database and files beside it are written: replicate as a user who may \
+                     write there",
+                ),
+                _ => failure,
+            }
         }
-        _ => Failure::of_replication(error, &database.name),
     }
+}
+
+/// Whether this user may write to a database.
+fn may_write(database: &Path) -> bool {
+    access(database, Access::WRITE_OK).is_ok() && may_write_beside(database)
 }
 
 fn millis(time: Duration) -> u64 {
