@@ -75,7 +75,9 @@ const READ_SIZE: usize = 256 * 1024;
 pub(crate) struct Database {
     path: PathBuf,
     wal: PathBuf,
-    /// The files beside the database when it was opened.
+    /// The database's own file when it was opened.
+    file: Option<Identity>,
+    /// The files beside it then.
     beside: [(PathBuf, Option<Identity>); 2],
     keeper: Keeper,
     worker: Connection,
@@ -194,11 +196,13 @@ impl Database {
             Ok(identity) => Ok((path, identity)),
             Err(error) => Err(error),
         };
+        let file = Identity::of(&resolved)?;
         let beside = [identified(wal.clone())?, identified(beside("-shm"))?];
         shrink(&keeper.connection).map_err(sqlite)?;
         Ok(Database {
             path: resolved,
             wal,
+            file,
             beside,
             keeper,
             worker,
@@ -230,6 +234,13 @@ impl Database {
     /// The path of the log.
     pub(crate) fn wal_path(&self) -> &Path {
         &self.wal
+    }
+
+    /// Whether `path`, by which this was opened, leads to another file by now, as where a link was
+    /// changed: whoever opens the database by it from now on writes to that one. One that leads
+    /// nowhere may be about to be changed, and nobody opens anything by it.
+    pub(crate) fn is_elsewhere(&self, path: &Path) -> bool {
+        matches!(Identity::of(path), Ok(there @ Some(_)) if there != self.file)
     }
 
     /// What the log is now.

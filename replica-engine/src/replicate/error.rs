@@ -78,7 +78,8 @@ pub enum ReplicateError {
         path: PathBuf,
     },
     /// The database, or one of the two files beside it, was renamed, deleted or replaced while it
-    /// was open. Once that was put right it can be opened anew.
+    /// was open, or a link on the way to it leads to another one. Once that was put right it can be
+    /// opened anew.
     #[error("{} is no longer the file that was opened", path.display())]
     Replaced {
         /// Where the file was.

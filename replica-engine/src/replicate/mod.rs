@@ -210,6 +210,8 @@ pub struct Synced {
 pub struct Replicator {
     client: Arc<dyn ReplicaClient>,
     options: ReplicateOptions,
+    /// The path of the database, wherever the process goes.
+    named: PathBuf,
     hold: Arc<Hold>,
     /// Where the replica stands in the log, and what is being stored.
     member: Arc<Member>,
@@ -271,6 +273,7 @@ impl Replicator {
         options: ReplicateOptions,
     ) -> Result<Replicator, ReplicateError> {
         let path = options.database.clone();
+        let named = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let hold = run_blocking(move || Hold::open(&path)).await??;
         // What another process has stored just before is there, and may not be listed yet.
         sleep(client.capabilities().list_lag).await;
@@ -293,6 +296,7 @@ impl Replicator {
         Ok(Replicator {
             client,
             options,
+            named,
             member,
             hold,
             last: newest.map(|newest| Last {
@@ -704,6 +708,7 @@ impl Replicator {
         Preparing {
             hold: Arc::clone(&self.hold),
             member: Arc::clone(&self.member),
+            named: self.named.clone(),
             last: self.last,
             file_max: self.options.file_max,
             schedule: self.schedule(),

@@ -1,5 +1,6 @@
 //! Finds in the log what the next file of a replica holds.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ltx::{Header, Txid, TxidRange, WalSpan};
@@ -22,6 +23,8 @@ const CLOCK_STEP_MAX: i64 = 60_000;
 pub(crate) struct Preparing {
     pub(crate) hold: Arc<Hold>,
     pub(crate) member: Arc<Member>,
+    /// The path by which the database was opened.
+    pub(crate) named: PathBuf,
     pub(crate) last: Option<Last>,
     pub(crate) file_max: u64,
     pub(crate) schedule: Schedule,
@@ -101,6 +104,10 @@ impl Preparing {
         place: Result<Place, SnapshotReason>,
     ) -> Result<(Observed, Option<Pending>), ReplicateError> {
         let mut observed = database.observe()?;
+        if database.is_elsewhere(&self.named) {
+            let path = self.named.clone();
+            return Err(ReplicateError::Replaced { path });
+        }
         let mut step = step(database, place, &observed)?;
         if step == Step::Nothing && self.last.is_some_and(|last| last.is_snapshot()) {
             // Litestream goes on from the newest file of level 0. Where there is none it begins

@@ -1,6 +1,7 @@
 //! What happens while nobody looks: between two runs, and behind the back of one.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -450,6 +451,36 @@ async fn a_database_that_was_replaced_is_noticed() {
     let error = replicator.sync().await.expect_err("a sync should fail");
 
     assert!(matches!(error, ReplicateError::Replaced { .. }), "{error}");
+}
+
+/// Whatever was committed to the other one was said to be stored, and it was in no replica.
+#[tokio::test]
+async fn a_link_that_leads_to_another_database_is_noticed() {
+    let (live, other, replica) = (Live::new(512), Live::new(512), MockClient::new());
+    let link = live.path().with_file_name("link.db");
+    symlink(live.path(), &link).expect("a link can be made");
+    let mut options = live.options();
+    options.database = link.clone();
+    let opened = Replicator::open(Arc::new(replica.clone()), options).await;
+    let mut replicator = opened.expect("a link leads to a database");
+    replicator.sync().await.expect("a sync should succeed");
+
+    fs::remove_file(&link).expect("it is there");
+    let leads_nowhere = replicator.sync().await;
+    symlink(live.path(), &link).expect("a link can be made");
+    let leads_back = replicator.sync().await;
+    fs::remove_file(&link).expect("it is there");
+    symlink(other.path(), &link).expect("a link can be made");
+    let leads_on = replicator.sync().await;
+
+    leads_nowhere.expect("nobody opens another database by it");
+    leads_back.expect("it is the same database");
+    let error = leads_on.expect_err("it is another database");
+    assert!(
+        matches!(&error, ReplicateError::Replaced { path } if *path == link),
+        "{error}"
+    );
+    assert!(error.is_lasting());
 }
 
 #[tokio::test]
