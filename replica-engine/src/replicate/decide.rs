@@ -46,7 +46,7 @@ pub enum SnapshotReason {
     NoPlace,
     /// The replica's newest file can't be read.
     Unreadable,
-    /// The replica lacks files that its latest state is made of.
+    /// The replica lacks files that its latest state is made of, or they are damaged.
     Incomplete,
     /// The log was begun anew, and what it held before may not be in the replica.
     NewLog,
@@ -90,7 +90,7 @@ impl fmt::Display for SnapshotReason {
             SnapshotReason::First => "the replica is empty",
             SnapshotReason::NoPlace => "the replica's newest file does not say where to go on",
             SnapshotReason::Unreadable => "the replica's newest file can't be read",
-            SnapshotReason::Incomplete => "files are missing from the replica",
+            SnapshotReason::Incomplete => "files of the replica are missing or damaged",
             SnapshotReason::NewLog => "the write-ahead log was begun anew since it was copied",
             SnapshotReason::ShorterLog => "the database is older than its replica",
             SnapshotReason::OtherLog => "the database has another history than its replica",

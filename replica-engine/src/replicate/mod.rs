@@ -649,8 +649,8 @@ impl Replicator {
     }
 
     /// Looks, where there is a reason to, whether the latest state can still be
-    /// restored. Where not, files were deleted, and nothing on top of what there is could be
-    /// restored either: the next file is a new start.
+    /// restored. Where not, files were deleted, or upkeep has found them damaged, and nothing on top
+    /// of what there is could be restored either: the next file is a new start.
     async fn survey(&mut self) -> Result<(), ReplicateError> {
         self.is_doubtful |= self
             .known
@@ -661,7 +661,13 @@ impl Replicator {
         }
         let is_whole = async || {
             let files = upkeep::list(&*self.client).await?.files();
-            Ok(RestorePlan::new(Target::Latest, &files).is_ok())
+            let last = files.iter().map(|file| file.id.txids.max()).max();
+            let sound = match &self.known {
+                Some(known) => known.sound(&files),
+                None => files,
+            };
+            let plan = RestorePlan::new(Target::Latest, &sound);
+            Ok(plan.is_ok_and(|plan| Some(plan.txid()) >= last))
         };
         // What was stored just now may not be listed yet.
         let mut whole: replica_core::Result<bool> = is_whole().await;

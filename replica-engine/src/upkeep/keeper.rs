@@ -1,13 +1,13 @@
 //! Does for a replica what is due, one job at a time, for as long as it is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use replica_core::{FileInfo, Level, ReplicaClient, Timestamp, Txid};
+use replica_core::{FileId, FileInfo, Level, ReplicaClient, Timestamp, Txid};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -88,7 +88,9 @@ pub(crate) struct Known {
     catalogue: Mutex<Catalogue>,
     /// Whether a file was added.
     added: Notify,
-    /// Whether files may be gone that the latest state is made of.
+    /// The files that were found damaged.
+    damaged: Mutex<BTreeSet<FileId>>,
+    /// Whether files may be gone or damaged that the latest state is made of.
     is_lacking: AtomicBool,
 }
 
@@ -97,12 +99,20 @@ impl Known {
         Known {
             catalogue: Mutex::new(catalogue),
             added: Notify::new(),
+            damaged: Mutex::default(),
             is_lacking: AtomicBool::new(false),
         }
     }
 
-    /// Whether files may be gone that the latest state is made of, as far as was noticed since the
-    /// last time that this was asked.
+    /// Those of `files` that are not known to be damaged.
+    pub(crate) fn sound(&self, files: &[FileInfo]) -> Vec<FileInfo> {
+        let damaged = lock(&self.damaged);
+        let is_sound = |file: &&FileInfo| !damaged.contains(&file.id);
+        files.iter().filter(is_sound).copied().collect()
+    }
+
+    /// Whether files may be gone or damaged that the latest state is made of, as far as was noticed
+    /// since the last time that this was asked.
     pub(crate) fn take_lacking(&self) -> bool {
         self.is_lacking.swap(false, Ordering::Relaxed)
     }
@@ -333,16 +343,19 @@ impl Keeper {
 
     /// Notes that a job has failed, and when it is tried again.
     fn failed(&mut self, job: UpkeepJob, error: UpkeepError) -> UpkeepTrouble {
-        let is_lacking = match &error {
+        let is_gone = match &error {
             UpkeepError::Broken(_) => true,
             UpkeepError::Damaged(damage) => damage.fault == Fault::Missing,
             UpkeepError::Store(_) | UpkeepError::Unfit { .. } => false,
         };
-        if is_lacking {
+        if let (UpkeepError::Damaged(damage), false) = (&error, is_gone) {
+            lock(&self.known.damaged).insert(damage.file);
+        }
+        if is_gone || matches!(error, UpkeepError::Damaged(_)) {
             self.known.is_lacking.store(true, Ordering::Relaxed);
         }
         // What a store has done before it failed, and what somebody else did, is not known.
-        self.is_doubtful |= is_lacking || matches!(error, UpkeepError::Store(_));
+        self.is_doubtful |= is_gone || matches!(error, UpkeepError::Store(_));
         let before = self.failing.get(&job);
         let attempts = before.map_or(1, |failing| failing.attempts.saturating_add(1));
         let since = before.map_or_else(|| (self.clock)(), |failing| failing.since);

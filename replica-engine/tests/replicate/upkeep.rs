@@ -756,6 +756,43 @@ async fn a_file_that_upkeep_misses_is_gone_on_without_by_a_new_start() {
     assert!(latest == kept.live.state(), "what was restored is another");
 }
 
+/// What upkeep finds damaged, nobody else knew either: whatever was committed from then on was
+/// acknowledged, and could not be restored.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_upkeep_finds_damaged_is_gone_on_without_by_one_new_start() {
+    for from_end in [1, 2] {
+        let mut kept = Kept::new(quick()).await;
+        kept.write_for(60).await;
+        for _ in 0..2 {
+            kept.live.run("INSERT INTO t(a) VALUES('some')");
+            kept.sync().await;
+        }
+        let files = of_level(&kept.replica, 0);
+        let damaged = files[files.len() - from_end];
+        let content = kept.replica.content(damaged).expect("it was stored");
+        kept.replica.corrupt(damaged, content.len() / 2);
+
+        for _ in 0..10 {
+            tokio::time::sleep(60 * SECOND).await;
+            kept.live.run("INSERT INTO t(a) VALUES('more')");
+            kept.sync().await;
+        }
+
+        let is_new_start = |event: &&Event| {
+            matches!(
+                event,
+                Event::Stored {
+                    snapshot: Some(SnapshotReason::Incomplete),
+                    ..
+                }
+            )
+        };
+        assert_eq!(kept.taken().iter().filter(is_new_start).count(), 1);
+        let latest = restored(&shared(&kept.replica), Target::Latest).await;
+        assert!(latest == kept.live.state(), "what was restored is another");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_newest_file_but_for_one_that_is_stored_in_spite_of_errors_may_go() {
     let mut kept = Kept::new(quick()).await;
