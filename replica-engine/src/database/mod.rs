@@ -305,7 +305,8 @@ impl Database {
         self.holds.get()
     }
 
-    fn is_held(&self) -> bool {
+    /// Whether there is a hold, as there is not after some errors until the next one is begun.
+    pub(crate) fn is_held(&self) -> bool {
         // Where we write, nobody else does.
         self.keeper.has_lock() || self.keeper.reads() || !self.worker.is_autocommit()
     }

@@ -386,8 +386,8 @@ impl Making {
         let page_size = self.pending.header.page_size();
         let database = lock(&self.database);
         // Whoever else copies to the file between two holds does not say so.
-        if self.pending.void.load(Ordering::Relaxed) || database.hold_number() != self.pending.hold
-        {
+        let is_held = database.is_held() && database.hold_number() == self.pending.hold;
+        if self.pending.void.load(Ordering::Relaxed) || !is_held {
             return Err(database.unsteady());
         }
         database.read_pages(first, page_size, pages)?;
@@ -472,5 +472,52 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Ok(guard) => Some(guard),
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
         Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use replica_core::Timestamp;
+    use rusqlite::Connection;
+
+    use super::super::hold::Hold;
+    use super::super::prepare::Preparing;
+    use super::super::schedule::Schedule;
+    use super::*;
+
+    /// Where an error had ended the hold, and nobody had begun another one yet, a file of the whole
+    /// database went on with what others had copied to the database file meanwhile.
+    #[tokio::test]
+    async fn nothing_is_read_of_a_whole_database_while_there_is_no_hold() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let application = Connection::open(&path).expect("a database in a temporary folder");
+        let made = application.execute_batch("CREATE TABLE t(a)");
+        made.expect("a table can be made");
+        let hold = Hold::open(&path).expect("it is a database");
+        let member = hold.join(Err(SnapshotReason::First));
+        let preparing = Preparing {
+            hold: Arc::clone(&hold),
+            member: member.expect("the log can be read"),
+            named: path,
+            last: None,
+            file_max: u64::MAX,
+            schedule: Schedule {
+                pages: u32::MAX,
+                interval: Duration::MAX,
+                wal_max: u64::MAX,
+            },
+            now: Timestamp::EPOCH,
+        };
+        let prepared = preparing.prepare().expect("the log can be read");
+        let pending = prepared.pending.expect("the replica is empty");
+        let ended = lock(&hold.database).let_go();
+        ended.expect("there is a hold");
+
+        let body = pending.body(&hold.database, &Failure::default()).await;
+
+        assert!(matches!(body, Err(ReplicateError::Unsteady { .. })));
     }
 }
