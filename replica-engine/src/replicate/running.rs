@@ -1,10 +1,11 @@
 //! Replicates for as long as it is wanted.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 use replica_core::{Error, ErrorKind, Timestamp, Txid};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::error::ReplicateError;
 use super::glance;
@@ -33,6 +34,8 @@ const EVENTS_MAX: usize = 32;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How often the length of a log is looked at within a window, which costs next to nothing.
 const GLANCE: Duration = Duration::from_millis(50);
+/// How often the length of its file is noted while something takes long.
+const MEASURE_PAUSE: Duration = Duration::from_secs(1);
 /// By which part of what a log may have it grows at most within a window.
 const WINDOW_PART: u64 = 16;
 /// The longest such pause: so much later than a store that was away a replica is up to date.
@@ -426,6 +429,7 @@ impl Running {
                 biased;
                 turn = workers.turn(is_failing) => turn,
                 never = checkpointing.bound_log() => match never {},
+                never = measure(&self.tell, &self.wal) => match never {},
             }
         };
         within(&mut self.stops, turn).await.map(Some)
@@ -443,10 +447,21 @@ impl Running {
     async fn sync(&mut self, turn: &mut Option<Turn>) -> Option<Result<bool, ReplicateError>> {
         let before = self.replicator.stored;
         let Running {
-            replicator, stops, ..
+            replicator,
+            stops,
+            tell,
+            wal,
+            ..
         } = self;
+        let sync = async {
+            tokio::select! {
+                biased;
+                synced = sync_in_turn(replicator, turn) => synced,
+                never = measure(tell, wal) => match never {},
+            }
+        };
         // On the heap, so that it takes no memory for as long as there is nothing to do.
-        let synced = within(stops, Box::pin(sync_in_turn(replicator, turn))).await;
+        let synced = within(stops, Box::pin(sync)).await;
 
         let after = self.replicator.stored;
         let stored = after.files > before.files;
@@ -526,11 +541,7 @@ impl Running {
     async fn note(&mut self) {
         let wal_bytes = match self.replicator.synced {
             Some(observed) => observed.len,
-            None => {
-                let wal = self.wal.clone();
-                let found = run_blocking(move || std::fs::metadata(wal)).await;
-                found.map_or(0, |found| found.map_or(0, |metadata| metadata.len()))
-            }
+            None => len(&self.wal).await,
         };
         let stored = self.replicator.stored;
         self.tell.send_if_modified(|progress| {
@@ -653,6 +664,25 @@ async fn sync_in_turn(
             return Err(Error::new(ErrorKind::Unavailable, message).into());
         }
     }
+}
+
+/// Notes how long the log is, for as long as something keeps who does so otherwise: a write that
+/// hangs must not make it look short.
+async fn measure(tell: &watch::Sender<Progress>, wal: &Path) -> Infallible {
+    loop {
+        sleep(MEASURE_PAUSE).await;
+        let wal_bytes = len(wal).await;
+        tell.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.status.wal_bytes, wal_bytes) != wal_bytes
+        });
+    }
+}
+
+/// How many bytes the file of the log has.
+async fn len(wal: &Path) -> u64 {
+    let wal = wal.to_owned();
+    let found = run_blocking(move || std::fs::metadata(wal)).await;
+    found.map_or(0, |found| found.map_or(0, |metadata| metadata.len()))
 }
 
 /// Notes that there was `error` at `now`, and says how often that was in a row.

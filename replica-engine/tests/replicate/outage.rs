@@ -86,6 +86,21 @@ async fn the_log_of_an_only_replica_stays_bounded_while_its_store_is_away() {
     }
 }
 
+/// It said how long the log was before a write that hung, for as long as that did.
+#[tokio::test(start_paused = true)]
+async fn the_status_says_how_long_the_log_is_while_a_write_hangs() {
+    let (live, replica, replication) = running().await;
+    replica.on(Op::Write).delay(AN_HOUR);
+    live.run("INSERT INTO t(a) VALUES('some')");
+    sleep(Duration::from_secs(2)).await;
+
+    live.run("INSERT INTO t(a, b) VALUES('some', randomblob(50000))");
+    sleep(Duration::from_secs(2)).await;
+
+    let log = std::fs::metadata(live.wal()).expect("the log should be there");
+    assert_eq!(replication.status().wal_bytes, log.len());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_in_which_little_is_written_costs_no_snapshot() {
     let (live, replica, replication) = running().await;
