@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod buckets;
 mod conformance;
+mod fleet;
 mod follow;
 mod golden;
 mod help;

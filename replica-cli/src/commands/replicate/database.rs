@@ -16,7 +16,7 @@ use replica::{
 };
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::log::{Log, in_one_line};
@@ -55,9 +55,25 @@ pub(super) struct Database {
     unready: Option<mpsc::Sender<Infallible>>,
 }
 
-/// How many databases are opened at the same time, where there are more.
+/// How many of the databases that are opened at the same time were locked the last time, where
+/// there are more.
+const LOCKED_WORKERS: usize = WORKERS / 4;
+
+/// How many databases are opened at the same time, and how many are restored, where there are more.
+/// A restore takes as long as it takes, and a database that somebody else has locked may be for long:
+/// neither holds up those that can be opened.
 #[derive(Clone)]
-pub(super) struct Turns(Arc<Semaphore>);
+pub(super) struct Turns {
+    opening: Arc<Semaphore>,
+    locked: Arc<Semaphore>,
+    restoring: Arc<Semaphore>,
+}
+
+/// The right to open a database now, for as long as it is kept.
+struct Turn<'a> {
+    _locked: Option<SemaphorePermit<'a>>,
+    _one: SemaphorePermit<'a>,
+}
 
 /// What it takes to replicate a database: a store that has answered.
 pub(super) struct Opened {
@@ -189,7 +205,7 @@ impl Database {
                 Some((from, client)) => (from, client),
                 None => (&self.job.location, replica::stack(Arc::clone(&client))),
             };
-            let _turn = self.turns.turn().await;
+            let _turn = permit(&self.turns.restoring).await;
             self.restore(from, stacked).await?;
         }
         Ok(client)
@@ -235,7 +251,6 @@ impl Database {
     /// Reaches the store, and opens the database if it is there.
     pub(super) async fn open(&self) -> Result<Opened, Failure> {
         let client = replica::stack_to_replicate(self.reach().await?);
-        let _turn = self.turns.turn().await;
         let replicator = match self.is_there() {
             true => {
                 let opened = self.replicator(&client).await;
@@ -251,6 +266,7 @@ impl Database {
         &self,
         client: &Arc<dyn ReplicaClient>,
     ) -> Result<Replicator, ReplicateError> {
+        let mut turn = self.turns.turn().await;
         let begun = Instant::now();
         let mut pause = LOCKED_PAUSE;
         loop {
@@ -263,8 +279,10 @@ impl Database {
                         );
                         self.tell(LogLevel::Warn, "locked", message, json!({ "error": error }));
                     }
+                    drop(turn);
                     sleep(pause).await;
                     pause = (2 * pause).min(OPEN_AGAIN);
+                    turn = self.turns.turn_again().await;
                 }
                 opened => {
                     if let Ok(replicator) = &opened {
@@ -514,11 +532,26 @@ impl Database {
 
 impl Turns {
     pub(super) fn new() -> Turns {
-        Turns(Arc::new(Semaphore::new(WORKERS)))
+        Turns {
+            opening: Arc::new(Semaphore::new(WORKERS)),
+            locked: Arc::new(Semaphore::new(LOCKED_WORKERS)),
+            restoring: Arc::new(Semaphore::new(WORKERS)),
+        }
     }
 
-    async fn turn(&self) -> impl Drop + use<'_> {
-        self.0.acquire().await.expect("it is never closed")
+    async fn turn(&self) -> Turn<'_> {
+        Turn {
+            _locked: None,
+            _one: permit(&self.opening).await,
+        }
+    }
+
+    /// The same for a database that was locked the last time.
+    async fn turn_again(&self) -> Turn<'_> {
+        Turn {
+            _locked: Some(permit(&self.locked).await),
+            _one: permit(&self.opening).await,
+        }
     }
 
     /// Waits for the first answer of a store when it is its turn. One that takes long for it holds up
@@ -534,6 +567,10 @@ impl Turns {
             }
         }
     }
+}
+
+async fn permit(turns: &Semaphore) -> SemaphorePermit<'_> {
+    turns.acquire().await.expect("it is never closed")
 }
 
 /// A database while it is replicated.
