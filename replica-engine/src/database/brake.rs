@@ -68,6 +68,10 @@ struct State {
 /// A brake that leaves the write lock to others of us until this is dropped.
 pub(super) struct Paused<'a>(&'a Brake);
 
+/// When a turn was long for the last time.
+#[derive(Clone, Copy, Debug)]
+struct Fairness(Instant);
+
 /// What is done to writers whose log has some length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slice {
@@ -81,6 +85,17 @@ struct Slice {
 impl State {
     fn is_over(&self) -> bool {
         self.is_dropped || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+impl Fairness {
+    /// For how long the next turn lasts in any case.
+    fn least(&mut self) -> Duration {
+        if self.0.elapsed() < FAIR_PAUSE {
+            return Duration::ZERO;
+        }
+        self.0 = Instant::now();
+        FAIR_TURN
     }
 }
 
@@ -211,7 +226,7 @@ impl Shared {
         if eagerly.and(read).is_err() {
             return;
         }
-        let mut fair = Instant::now();
+        let mut fairness = Fairness(Instant::now());
         let mut state = self.lock();
         while !state.is_over() {
             let is_long = |len| Slice::of(len, max).is_some();
@@ -232,11 +247,7 @@ impl Shared {
                     self.changed.notify_all();
                     return;
                 }
-                let is_fair = fair.elapsed() >= FAIR_PAUSE;
-                if is_fair {
-                    fair = Instant::now();
-                }
-                let least = if is_fair { FAIR_TURN } else { Duration::ZERO };
+                let least = fairness.least();
                 slice
                     .iter()
                     .for_each(|slice| self.turn(connection, len, slice.turn, least));
@@ -382,33 +393,34 @@ mod tests {
         assert!(brake.works());
     }
 
-    /// Who has just written comes back first, and where a turn is one transaction long, who waits
-    /// for longer never had one.
-    #[test]
-    fn each_of_two_writers_has_its_turn() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (connection, writer) = (open(&folder), open(&folder));
-        while file::log_len(&connection).expect("it has a log") <= MAX {
-            write(&writer).expect("nobody else writes");
+    /// Who has just written comes back first, and where each turn is one transaction long, who waits
+    /// for longer before it tries again never had one.
+    #[tokio::test(start_paused = true)]
+    async fn each_two_seconds_a_turn_is_longer_than_who_waits_for_one_waits_at_a_time() {
+        const WAIT_MAX: Duration = Duration::from_millis(100);
+        let mut fairness = Fairness(Instant::now());
+        let mut long = Vec::new();
+
+        for second in 0..6 {
+            long.push(fairness.least() > WAIT_MAX);
+            assert_eq!(fairness.least(), Duration::ZERO, "{second}");
+            tokio::time::advance(Duration::from_secs(1)).await;
         }
+
+        assert_eq!(long, [false, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn a_turn_that_is_to_be_long_is_so_whatever_is_written() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = open(&folder);
+        write(&connection).expect("nobody else writes");
         let brake = Brake::start(&folder.path().join("a.db"), MAX);
-        let written = [0, 1].map(|_| std::sync::atomic::AtomicU32::new(0));
-        let count = |at: usize| written[at].load(std::sync::atomic::Ordering::Relaxed);
 
-        thread::scope(|scope| {
-            for (at, writer) in [connection, writer].into_iter().enumerate() {
-                let (written, count) = (&written, &count);
-                scope.spawn(move || {
-                    writer.busy_timeout(LONG).expect("a connection");
-                    while (0..2).any(|at| count(at) < 5) {
-                        write(&writer).expect("each has its turn");
-                        written[at].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    }
-                });
-            }
-        });
+        let begun = Instant::now();
+        brake.shared.turn(&connection, 0, 0, FAIR_TURN);
 
-        assert!(brake.works());
+        assert!(begun.elapsed() >= FAIR_TURN);
     }
 
     #[test]

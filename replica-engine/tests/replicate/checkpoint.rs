@@ -511,11 +511,29 @@ fn wal_len(live: &Live) -> u64 {
     std::fs::metadata(live.wal()).map_or(0, |metadata| metadata.len())
 }
 
-/// Looks at the log until it has more than `len` bytes.
-async fn until_longer(live: &Live, len: u64) {
+const WRITE: &str = "INSERT INTO t(b) VALUES(randomblob(30000))";
+
+/// Writes until the log has more than `len` bytes.
+fn write_more_than(live: &Live, len: u64) {
     while wal_len(live) <= len {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        live.run(WRITE);
     }
+}
+
+/// Writes each five milliseconds until that comes about at once mostly: whoever is slowed down is
+/// kept waiting for thirty after each transaction.
+async fn until_writes_come_about_at_once(live: &Live) {
+    live.run("PRAGMA busy_timeout=0");
+    let write = "INSERT INTO t(a) VALUES('some')";
+    let mut refused = 100;
+    while refused > 50 {
+        refused = 0;
+        for _ in 0..100 {
+            refused += u32::from(live.application().execute_batch(write).is_err());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    live.run("PRAGMA busy_timeout=5000");
 }
 
 async fn assert_latest(live: &mut Live, replica: MockClient, replicator: &mut Replicator) {
@@ -551,14 +569,11 @@ async fn who_writes_is_slowed_down_once_the_log_is_as_long_as_it_may_be() {
     const WAL_MAX: u64 = 1024 * 1024;
     let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
     replica.on(Op::Write).delay(Duration::from_millis(700));
+    write_more_than(&live, 4 * WAL_MAX);
     live.run("PRAGMA busy_timeout=0");
-    let write = "INSERT INTO t(b) VALUES(randomblob(30000))";
-    while wal_len(&live) <= 4 * WAL_MAX {
-        live.run(write);
-    }
 
     let refused = async {
-        while live.application().execute_batch(write).is_ok() {
+        while live.application().execute_batch(WRITE).is_ok() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -573,7 +588,7 @@ async fn who_writes_is_slowed_down_once_the_log_is_as_long_as_it_may_be() {
 
     assert!(is_refused, "nobody has slowed it down");
     live.run("PRAGMA busy_timeout=5000");
-    live.run(write);
+    live.run(WRITE);
     replicator.sync().await.expect("a sync should succeed");
     recycled(&live, &mut replicator, 1).await;
     assert_latest(&mut live, replica, &mut replicator).await;
@@ -585,46 +600,51 @@ async fn nobody_is_slowed_down_for_a_log_that_a_reader_keeps() {
     let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
     insert(&live);
     let reader = live.reader();
-    let writer = Writer::start(&live.path(), "PRAGMA synchronous=OFF");
+    write_more_than(&live, 4 * WAL_MAX);
 
-    let syncs = async {
-        loop {
+    let mut syncs = async |times| {
+        for _ in 0..times {
             replicator.sync().await.expect("a sync should succeed");
             replicator.upkeep(false).await.expect("it should succeed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let grown = async {
+    // Whoever is slowed down is so by then.
+    syncs(5).await;
+    let freed = async {
         tokio::select! {
-            () = syncs => {}
-            () = until_longer(&live, 20 * WAL_MAX) => {}
+            () = syncs(usize::MAX) => {}
+            () = until_writes_come_about_at_once(&live) => {}
         }
     };
-    let grown = tokio::time::timeout(Duration::from_secs(60), grown).await;
+    let freed = tokio::time::timeout(Duration::from_secs(60), freed).await;
     drop(reader);
-    writer.stop();
 
-    grown.expect("the log should grow");
+    freed.expect("nobody should be slowed down");
     assert_latest(&mut live, replica, &mut replicator).await;
 }
 
 #[tokio::test]
 async fn nobody_is_slowed_down_for_long_where_the_store_hangs() {
-    const WAL_MAX: u64 = 1024 * 1024;
+    const WAL_MAX: u64 = 2 * 1024 * 1024;
     let (mut live, replica, mut replicator) = replicating_within(WAL_MAX).await;
-    let writer = Writer::start(&live.path(), "PRAGMA synchronous=OFF");
-    recycled(&live, &mut replicator, 2).await;
+    write_more_than(&live, 4 * WAL_MAX);
     replica.on(Op::Write).hang();
 
-    let grown = async {
+    let freed = async {
+        // Whoever is slowed down is so by then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_writes_come_about_at_once(&live).await;
+    };
+    let freed = async {
         tokio::select! {
             _ = replicator.sync() => panic!("the store hangs"),
-            () = until_longer(&live, 20 * WAL_MAX) => {}
+            () = freed => {}
         }
     };
-    let grown = tokio::time::timeout(Duration::from_secs(60), grown).await;
-    writer.stop();
+    let freed = tokio::time::timeout(Duration::from_secs(60), freed).await;
 
-    grown.expect("the log should grow");
+    freed.expect("nobody should be slowed down");
     replica.clear_faults();
     assert_latest(&mut live, replica, &mut replicator).await;
 }

@@ -10,9 +10,11 @@ use replica_engine::{
     Synced, Target,
 };
 use replica_mock::{MockClient, file};
+use rusqlite::Connection;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::application::connect;
 use crate::support::{Live, NOW, restored, stored};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -309,9 +311,10 @@ async fn a_short_outage_of_one_store_costs_no_snapshot() {
 /// date and one that has nothing yet.
 async fn large() -> (Live, [MockClient; 2], [Replicator; 2]) {
     let live = Live::new(4096);
-    live.run("INSERT INTO t(a, b) VALUES('large', randomblob(6000000))");
     let replicas = [MockClient::new(), MockClient::new()];
     let mut first = opened(&live, &replicas[0]).await;
+    // Behind the tables that replication writes to, which are read from the log.
+    live.run("INSERT INTO t(a, b) VALUES('large', randomblob(6000000))");
     synced(&mut first).await;
     let second = opened(&live, &replicas[1]).await;
     (live, replicas, [first, second])
@@ -357,11 +360,20 @@ async fn the_database_file_is_left_alone_while_another_replica_gets_the_whole_of
     assert_latest(&live, &replicas).await;
 }
 
+/// What is in the only row.
+fn content(connection: &Connection) -> Vec<u8> {
+    let content = connection.query_row("SELECT b FROM t", (), |row| row.get(0));
+    content.expect("there is a row")
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_others_did_not_wait_for_of_a_whole_database_is_stored_anew_and_no_mixture() {
     let (live, replicas, [mut first, mut second]) = large().await;
+    // So that it is read from the database file.
+    checkpoint(&mut first, Checkpoint::Firm).await;
     replicas[1].fail_next(Op::Write, ErrorKind::Unavailable);
     second.sync().await.expect_err("the store has failed");
+    let before = content(live.application());
 
     let storing = storing(second, &replicas[1]).await;
     live.run("UPDATE t SET b = randomblob(6000000)");
@@ -371,6 +383,13 @@ async fn what_others_did_not_wait_for_of_a_whole_database_is_stored_anew_and_no_
 
     assert!(is_recycled(done), "{done:?}");
     stored.expect("a sync should succeed");
+    let client = Arc::new(replicas[1].clone()) as _;
+    let txid = replica_core::Txid::FIRST;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("first.db");
+    std::fs::write(&path, restored(&client, Target::Txid(txid)).await).expect("it has room");
+    let first_stored = content(&connect(&path));
+    assert!([before, content(live.application())].contains(&first_stored));
     synced(&mut second).await;
     synced(&mut first).await;
     assert_latest(&live, &replicas).await;
@@ -568,9 +587,10 @@ async fn what_a_dropped_sync_has_found_is_stored_by_the_next_one() {
         // Its work goes on or not, on another thread.
         let dropped = timeout(Duration::from_micros(round * 10), second.sync());
         dropped.await.ok();
-        synced(&mut second).await;
+        let snapshot = synced(&mut second).await;
         synced(&mut first).await;
 
+        assert_eq!(snapshot, None, "round {round}");
         assert_latest(&live, &replicas).await;
     }
 }
