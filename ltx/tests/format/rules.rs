@@ -178,6 +178,26 @@ fn of_pages_that_were_compressed_apart_the_file_has_those_before_a_wrong_one() {
 }
 
 #[test]
+fn pages_that_were_compressed_apart_are_none_once_a_file_has_them() {
+    for is_apart in [false, true] {
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(header(2, 2, 9), Compression::Blocks, &mut file);
+        if is_apart {
+            file.clear();
+        }
+        let mut three = sevens(pgno(1), 3);
+        encoder
+            .pages(&mut three, &mut file)
+            .expect("they follow each other");
+        let len = file.len();
+
+        let added = encoder.pages(&mut three, &mut file);
+
+        assert_eq!((added, file.len()), (Ok(()), len));
+    }
+}
+
+#[test]
 fn pages_that_were_compressed_apart_are_of_the_files_size() {
     for is_apart in [false, true] {
         let mut file = Vec::new();
