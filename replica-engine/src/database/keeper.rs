@@ -26,6 +26,8 @@ const RELOCK_TRIES: usize = 1_000;
 pub(super) struct Keeper {
     pub(super) connection: Connection,
     has_lock: Cell<bool>,
+    /// How often it has taken it.
+    locks: Cell<u32>,
     /// Whether it never takes the lock.
     only_reads: bool,
 }
@@ -35,6 +37,7 @@ impl Keeper {
         Keeper {
             connection,
             has_lock: Cell::new(false),
+            locks: Cell::new(0),
             only_reads: false,
         }
     }
@@ -50,6 +53,11 @@ impl Keeper {
         self.has_lock.get()
     }
 
+    /// The number of the lock, which is another one each time that it is taken, where it has it.
+    pub(super) fn lock_number(&self) -> Option<u32> {
+        self.has_lock().then(|| self.locks.get())
+    }
+
     pub(super) fn reads(&self) -> bool {
         !self.connection.is_autocommit()
     }
@@ -57,7 +65,9 @@ impl Keeper {
     /// Takes the lock, where it can be had at once, and says whether it has it now.
     pub(super) fn lock(&self) -> Result<bool> {
         if !self.has_lock() && !self.only_reads {
-            self.has_lock.set(file::lock_checkpoints(&self.connection)?);
+            let locked = file::lock_checkpoints(&self.connection)?;
+            self.has_lock.set(locked);
+            self.locks.update(|locks| locks.wrapping_add(locked.into()));
         }
         Ok(self.has_lock())
     }

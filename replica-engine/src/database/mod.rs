@@ -83,6 +83,8 @@ pub(crate) struct Database {
     worker: Connection,
     /// How many holds were begun when there was none.
     holds: Cell<u32>,
+    /// The log, where it can't be begun anew for as long as the lock is ours.
+    pinned: Cell<Option<Pinned>>,
     /// What slows writers down, where anything does.
     brake: Option<Brake>,
 }
@@ -92,6 +94,17 @@ pub(crate) struct Database {
 struct Identity {
     device: u64,
     inode: u64,
+}
+
+/// A log with frames that are not in the database file when the lock of this number was ours: nobody
+/// can copy them to it meanwhile, nor begin the log anew.
+#[derive(Clone, Copy, Debug)]
+struct Pinned {
+    lock: u32,
+    header: WalHeader,
+    backfilled: u32,
+    /// Whether it was seen again, so that it was not just being begun anew when they were counted.
+    is_certain: bool,
 }
 
 /// What the log is at some moment.
@@ -207,6 +220,7 @@ impl Database {
             keeper,
             worker,
             holds: Cell::new(1),
+            pinned: Cell::new(None),
             brake: None,
         })
     }
@@ -263,17 +277,55 @@ impl Database {
             let hold = self.hold()?;
             let header = self.wal_header()?;
             let (frames, backfilled) = self.counts()?;
-            if self.wal_header()? == header && self.is_held() {
-                return Ok(Observed {
-                    header,
-                    frames,
-                    backfilled,
-                    hold,
-                    len: self.wal_len()?,
-                });
+            if self.wal_header()? != header || !self.is_held() {
+                continue;
             }
+            let observed = Observed {
+                header,
+                frames,
+                backfilled,
+                hold,
+                len: self.wal_len()?,
+            };
+            if !self.is_bypassed(&observed) {
+                return Ok(observed);
+            }
+            // The locks are none to others, whatever SQLite takes them for here.
+            self.holds.update(|holds| holds.wrapping_add(1));
+            let ended = self.keeper.unlock().and_then(|()| self.keeper.end());
+            ended.map_err(|source| self.failed("hold", source))?;
         }
         Err(self.unsteady())
+    }
+
+    /// Whether somebody has checkpointed while the lock for that was ours. A process that opens and
+    /// closes a file of the database by itself, as to copy it, loses all locks that its connections
+    /// have on that, and nobody is told.
+    fn is_bypassed(&self, observed: &Observed) -> bool {
+        let lock = self.keeper.lock_number();
+        let before = self
+            .pinned
+            .take()
+            .filter(|pinned| Some(pinned.lock) == lock);
+        if let Some(pinned) = before
+            && observed.header == Ok(pinned.header)
+            && observed.frames > 0
+        {
+            self.pinned.set(Some(Pinned {
+                is_certain: true,
+                ..pinned
+            }));
+            return observed.backfilled > pinned.backfilled;
+        }
+        let header = observed.header.ok().filter(|_| observed.left() > 0);
+        self.pinned
+            .set(lock.zip(header).map(|(lock, header)| Pinned {
+                lock,
+                header,
+                backfilled: observed.backfilled,
+                is_certain: false,
+            }));
+        before.is_some_and(|pinned| pinned.is_certain)
     }
 
     /// Begins a hold where there is none, as after an error that has ended it, and says which one

@@ -10,6 +10,7 @@ use replica_core::{ErrorKind, Op, ReplicaClient, Timestamp};
 use replica_engine::{ReplicateError, Replicator, SnapshotReason, Synced, Target, plan};
 use replica_mock::{MockClient, file};
 
+use crate::application::{connect, run};
 use crate::support::{Live, NOW, raw, restored, stored, with_header};
 
 /// A database with some rows, and a replica of it that is up to date; replication has ended.
@@ -560,5 +561,38 @@ async fn a_replica_that_has_only_its_first_file_is_gone_on_with() {
 
     assert_eq!((synced.txid.get(), synced.snapshot), (2, None));
     assert_eq!(replica.files(), [file(0, 2..=2), file(9, 1..=1)]);
+    live.assert_restorable(replica).await;
+}
+
+/// What the other process had committed first was in no replica, and nothing told of it.
+#[tokio::test]
+async fn who_checkpoints_after_the_locks_were_lost_by_closing_a_file_is_noticed() {
+    const DATABASE: &str = "REPLICA_TEST_CHECKPOINT";
+    const NAME: &str =
+        "resume::who_checkpoints_after_the_locks_were_lost_by_closing_a_file_is_noticed";
+    if let Some(database) = std::env::var_os(DATABASE) {
+        // The other process.
+        return run(
+            &connect(std::path::Path::new(&database)),
+            "UPDATE t SET a = 'lost' WHERE id = 1; PRAGMA wal_checkpoint(RESTART); \
+             UPDATE t SET a = 'kept' WHERE id = (SELECT max(id) FROM t)",
+        );
+    }
+    let (mut live, replica) = (Live::new(512), MockClient::new());
+    let mut replicator = live.started(&replica).await;
+    live.sync(&mut replicator).await;
+    insert(&live, 40);
+    live.sync(&mut replicator).await;
+
+    let index = fs::read(live.path().with_extension("db-shm"));
+    let other = std::process::Command::new(std::env::current_exe().expect("it runs"))
+        .args(["--exact", NAME])
+        .env(DATABASE, live.path())
+        .stdout(std::process::Stdio::null())
+        .status();
+    let synced = live.sync(&mut replicator).await;
+
+    assert!(index.is_ok() && other.expect("it can be started").success());
+    assert_eq!(synced.snapshot, Some(SnapshotReason::NewLog));
     live.assert_restorable(replica).await;
 }
