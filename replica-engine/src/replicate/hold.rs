@@ -80,6 +80,8 @@ pub(crate) struct Standing {
     /// The file that is being stored. After an error of the store it may be there already, so the
     /// very same one is stored again.
     pub(crate) pending: Option<Pending>,
+    /// How often somebody began to look for it.
+    rounds: u64,
     /// What was committed after that, where the log may have been begun anew since.
     pub(crate) kept: Option<Kept>,
     /// Whether the log is begun anew only once all of it is in the replica, or in memory.
@@ -308,6 +310,7 @@ impl Standing {
             attends: place.is_ok(),
             place,
             pending: None,
+            rounds: 0,
             kept: None,
             late: None,
             is_let_go: false,
@@ -315,6 +318,17 @@ impl Standing {
             standstill: None,
             on_let_go: None,
         }
+    }
+
+    /// The number of a look for the next file, which makes those before it void.
+    pub(crate) fn next_round(&mut self) -> u64 {
+        self.rounds += 1;
+        self.rounds
+    }
+
+    /// Whether nobody has begun to look for the next file since the look with that number.
+    pub(crate) fn is_last_round(&self, round: u64) -> bool {
+        self.rounds == round
     }
 
     /// Up to where everything is in the replica, or in memory.

@@ -714,6 +714,7 @@ impl Replicator {
         Preparing {
             hold: Arc::clone(&self.hold),
             member: Arc::clone(&self.member),
+            round: self.member.standing().next_round(),
             named: self.named.clone(),
             last: self.last,
             file_max: self.options.file_max,

@@ -477,47 +477,93 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use replica_core::Timestamp;
     use rusqlite::Connection;
+    use tempfile::TempDir;
 
-    use super::super::hold::Hold;
+    use super::super::hold::{Hold, Member};
     use super::super::prepare::Preparing;
     use super::super::schedule::Schedule;
     use super::*;
+
+    /// A replica that is empty, of a database in a temporary folder.
+    struct Empty {
+        hold: Arc<Hold>,
+        member: Arc<Member>,
+        path: PathBuf,
+        _application: Connection,
+        _folder: TempDir,
+    }
+
+    impl Empty {
+        fn new() -> Empty {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("a.db");
+            let application = Connection::open(&path).expect("a database in a temporary folder");
+            let made = application.execute_batch("CREATE TABLE t(a)");
+            made.expect("a table can be made");
+            let hold = Hold::open(&path).expect("it is a database");
+            let member = hold.join(Err(SnapshotReason::First));
+            Empty {
+                member: member.expect("the log can be read"),
+                hold,
+                path,
+                _application: application,
+                _folder: folder,
+            }
+        }
+
+        fn preparing(&self) -> Preparing {
+            Preparing {
+                hold: Arc::clone(&self.hold),
+                member: Arc::clone(&self.member),
+                round: self.member.standing().next_round(),
+                named: self.path.clone(),
+                last: None,
+                file_max: u64::MAX,
+                schedule: Schedule {
+                    pages: u32::MAX,
+                    interval: Duration::MAX,
+                    wal_max: u64::MAX,
+                },
+                now: Timestamp::EPOCH,
+            }
+        }
+    }
 
     /// Where an error had ended the hold, and nobody had begun another one yet, a file of the whole
     /// database went on with what others had copied to the database file meanwhile.
     #[tokio::test]
     async fn nothing_is_read_of_a_whole_database_while_there_is_no_hold() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("a.db");
-        let application = Connection::open(&path).expect("a database in a temporary folder");
-        let made = application.execute_batch("CREATE TABLE t(a)");
-        made.expect("a table can be made");
-        let hold = Hold::open(&path).expect("it is a database");
-        let member = hold.join(Err(SnapshotReason::First));
-        let preparing = Preparing {
-            hold: Arc::clone(&hold),
-            member: member.expect("the log can be read"),
-            named: path,
-            last: None,
-            file_max: u64::MAX,
-            schedule: Schedule {
-                pages: u32::MAX,
-                interval: Duration::MAX,
-                wal_max: u64::MAX,
-            },
-            now: Timestamp::EPOCH,
-        };
-        let prepared = preparing.prepare().expect("the log can be read");
-        let pending = prepared.pending.expect("the replica is empty");
-        let ended = lock(&hold.database).let_go();
+        let empty = Empty::new();
+        let prepared = empty.preparing().prepare();
+        let pending = prepared.expect("the log can be read").pending;
+        let ended = lock(&empty.hold.database).let_go();
         ended.expect("there is a hold");
 
-        let body = pending.body(&hold.database, &Failure::default()).await;
+        let pending = pending.expect("the replica is empty");
+        let body = pending
+            .body(&empty.hold.database, &Failure::default())
+            .await;
 
         assert!(matches!(body, Err(ReplicateError::Unsteady { .. })));
+    }
+
+    /// A sync that was dropped before its thread had begun could have made a second file with the
+    /// number of the one that the next sync had stored meanwhile.
+    #[test]
+    fn who_looks_for_a_file_that_another_one_was_looked_for_since_finds_none() {
+        let empty = Empty::new();
+        let dropped = empty.preparing();
+
+        let next = empty.preparing().prepare().expect("the log can be read");
+        empty.member.standing().pending = None;
+        let late = dropped.prepare().expect("it looks at nothing");
+
+        assert!(next.pending.is_some());
+        assert!(late.pending.is_none() && empty.member.standing().pending.is_none());
     }
 }

@@ -23,6 +23,8 @@ const CLOCK_STEP_MAX: i64 = 60_000;
 pub(crate) struct Preparing {
     pub(crate) hold: Arc<Hold>,
     pub(crate) member: Arc<Member>,
+    /// The number of this look.
+    pub(crate) round: u64,
     /// The path by which the database was opened.
     pub(crate) named: PathBuf,
     pub(crate) last: Option<Last>,
@@ -32,11 +34,21 @@ pub(crate) struct Preparing {
 }
 
 pub(crate) struct Prepared {
-    /// What the log was, unless what comes next was in memory already.
+    /// What the log was, if it was looked at.
     pub(crate) observed: Option<Observed>,
     /// Whether the log is kept for the replica only from then on.
     pub(crate) anew: bool,
     pub(crate) pending: Option<Pending>,
+}
+
+impl Prepared {
+    fn without_a_look(pending: Option<Pending>) -> Prepared {
+        Prepared {
+            observed: None,
+            anew: false,
+            pending,
+        }
+    }
 }
 
 impl Preparing {
@@ -46,19 +58,16 @@ impl Preparing {
         let found = self.member.standing().pending.clone();
         if found.is_some() {
             // By a call that nobody waits for any more.
-            return Ok(Prepared {
-                observed: None,
-                anew: false,
-                pending: found,
-            });
+            return Ok(Prepared::without_a_look(found));
+        }
+        if !self.member.standing().is_last_round(self.round) {
+            // Nobody waits for this one any more, and the file that it takes for the last one may
+            // have been followed by another.
+            return Ok(Prepared::without_a_look(None));
         }
         if let Some(pending) = self.kept(&database)? {
             self.member.standing().pending = Some(pending.clone());
-            return Ok(Prepared {
-                observed: None,
-                anew: false,
-                pending: Some(pending),
-            });
+            return Ok(Prepared::without_a_look(Some(pending)));
         }
         let anew = self.member.standing().attend();
         let place = self.member.standing().place;
