@@ -380,6 +380,10 @@ impl Standing {
     pub(crate) fn stored(&mut self, pending: &Pending) {
         let before = self.place.ok();
         self.pending = None;
+        if before.is_none() && pending.contents == Contents::Changes {
+            // Something was found to be missing since it was made, and is not in it.
+            return;
+        }
         self.place = Ok(Place {
             end: *pending.changed.end(),
             commit: pending.header.commit(),

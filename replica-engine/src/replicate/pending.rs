@@ -494,7 +494,7 @@ mod tests {
         hold: Arc<Hold>,
         member: Arc<Member>,
         path: PathBuf,
-        _application: Connection,
+        application: Connection,
         _folder: TempDir,
     }
 
@@ -511,9 +511,15 @@ mod tests {
                 member: member.expect("the log can be read"),
                 hold,
                 path,
-                _application: application,
+                application,
                 _folder: folder,
             }
+        }
+
+        /// What is stored next.
+        fn prepared(&self) -> Pending {
+            let prepared = self.preparing().prepare().expect("the log can be read");
+            prepared.pending.expect("there is something to store")
         }
 
         fn preparing(&self) -> Preparing {
@@ -539,12 +545,10 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_read_of_a_whole_database_while_there_is_no_hold() {
         let empty = Empty::new();
-        let prepared = empty.preparing().prepare();
-        let pending = prepared.expect("the log can be read").pending;
+        let pending = empty.prepared();
         let ended = lock(&empty.hold.database).let_go();
         ended.expect("there is a hold");
 
-        let pending = pending.expect("the replica is empty");
         let body = pending
             .body(&empty.hold.database, &Failure::default())
             .await;
@@ -559,11 +563,30 @@ mod tests {
         let empty = Empty::new();
         let dropped = empty.preparing();
 
-        let next = empty.preparing().prepare().expect("the log can be read");
+        empty.prepared();
         empty.member.standing().pending = None;
         let late = dropped.prepare().expect("it looks at nothing");
 
-        assert!(next.pending.is_some());
         assert!(late.pending.is_none() && empty.member.standing().pending.is_none());
+    }
+
+    /// A sync that was dropped had found the changes, and the next one that files are gone: the new
+    /// start was forgotten once the changes were stored.
+    #[test]
+    fn a_file_of_changes_makes_up_for_nothing_that_is_missing() {
+        let empty = Empty::new();
+        let first = empty.prepared();
+        empty.member.standing().stored(&first);
+        let written = empty.application.execute_batch("INSERT INTO t VALUES(1)");
+        written.expect("nobody else writes");
+        let changes = empty.prepared();
+        empty.member.standing().place = Err(SnapshotReason::Incomplete);
+
+        empty.member.standing().stored(&changes);
+
+        assert!(changes.contents == Contents::Changes);
+        let standing = empty.member.standing();
+        assert_eq!(standing.place, Err(SnapshotReason::Incomplete));
+        assert!(standing.pending.is_none());
     }
 }
