@@ -250,11 +250,16 @@ impl Database {
         &self.wal
     }
 
-    /// Whether `path`, by which this was opened, leads to another file by now, as where a link was
-    /// changed: whoever opens the database by it from now on writes to that one. One that leads
-    /// nowhere may be about to be changed, and nobody opens anything by it.
-    pub(crate) fn is_elsewhere(&self, path: &Path) -> bool {
-        matches!(Identity::of(path), Ok(there @ Some(_)) if there != self.file)
+    /// Makes sure that `path`, by which this was opened, does not lead to another file by now, as where
+    /// a link was changed: whoever opens the database by it from now on writes to that one. One that
+    /// leads nowhere may be about to be changed, and nobody opens anything by it.
+    pub(crate) fn check_path(&self, path: &Path) -> Result<(), ReplicateError> {
+        match Identity::of(path) {
+            Ok(there @ Some(_)) if there != self.file => Err(ReplicateError::Replaced {
+                path: path.to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What the log is now.

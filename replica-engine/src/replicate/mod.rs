@@ -370,6 +370,8 @@ impl Replicator {
             files.extend(stored_now);
             snapshot = snapshot.or(reason);
             if self.has_reached(target) && !self.last.is_some_and(|last| last.is_snapshot()) {
+                let (hold, path) = (Arc::clone(&self.hold), self.named.clone());
+                run_blocking(move || lock(&hold.database).check_path(&path)).await??;
                 break;
             }
         }

@@ -113,11 +113,11 @@ impl Preparing {
         place: Result<Place, SnapshotReason>,
     ) -> Result<(Observed, Option<Pending>), ReplicateError> {
         let mut observed = database.observe()?;
-        if database.is_elsewhere(&self.named) {
-            let path = self.named.clone();
-            return Err(ReplicateError::Replaced { path });
-        }
         let mut step = step(database, place, &observed)?;
+        // What was committed to the one that was opened is stored first, as far as it is in its log.
+        if !matches!(step, Step::Append(_)) {
+            database.check_path(&self.named)?;
+        }
         if step == Step::Nothing && self.last.is_some_and(|last| last.is_snapshot()) {
             // Litestream goes on from the newest file of level 0. Where there is none it begins
             // with transaction 1, though that is in a snapshot.

@@ -470,18 +470,24 @@ async fn a_link_that_leads_to_another_database_is_noticed() {
     let leads_nowhere = replicator.sync().await;
     symlink(live.path(), &link).expect("a link can be made");
     let leads_back = replicator.sync().await;
+    live.run("INSERT INTO t(a) VALUES('last')");
     fs::remove_file(&link).expect("it is there");
     symlink(other.path(), &link).expect("a link can be made");
     let leads_on = replicator.sync().await;
+    let leads_on_still = replicator.sync().await;
 
     leads_nowhere.expect("nobody opens another database by it");
     leads_back.expect("it is the same database");
-    let error = leads_on.expect_err("it is another database");
-    assert!(
-        matches!(&error, ReplicateError::Replaced { path } if *path == link),
-        "{error}"
-    );
-    assert!(error.is_lasting());
+    for led_on in [leads_on, leads_on_still] {
+        let error = led_on.expect_err("it is another database");
+        assert!(
+            matches!(&error, ReplicateError::Replaced { path } if *path == link),
+            "{error}"
+        );
+        assert!(error.is_lasting());
+    }
+    let client: Arc<dyn ReplicaClient> = Arc::new(replica);
+    assert!(restored(&client, Target::Latest).await == live.state());
 }
 
 #[tokio::test]
