@@ -384,9 +384,12 @@ async fn a_part_that_takes_long_holds_back_no_other_one() {
 async fn parts_are_put_together_in_order_whichever_is_stored_first() {
     let (_relay, server, client) = slow_at_first(Duration::from_secs(1));
 
-    write(&client, 1, 21 * MIB).await.unwrap();
+    write(&client, 1, 21 * MIB)
+        .await
+        .expect("the server takes every part");
 
-    assert!(server.object(KEY_1).unwrap().bytes() == content(21 * MIB));
+    let object = server.object(KEY_1).expect("the file is stored");
+    assert!(object.bytes() == content(21 * MIB));
 }
 
 /// A client with two parts under way at once, of a server that takes so long for the first one.
